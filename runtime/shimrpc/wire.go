@@ -1,0 +1,124 @@
+// Package shimrpc is the wire between berthd and berth-shim: the messages, the
+// framing and the client. It uses the standard library (and x/sys) only,
+// because everything linked into the shim is initialised again at every
+// container start and every exec.
+//
+// One connection carries one call: the client connects to the shim's
+// SOCK_SEQPACKET unix socket, sends one Request as JSON in one packet with the
+// call's file descriptors attached (SCM_RIGHTS), and reads one Response packet
+// (two for Exec: started, then exited; a sequence for Watch). Closing the
+// connection abandons the call, it never undoes it. A packet is at most
+// MaxPacket bytes; whatever may be large (the OCI spec) lies in a file that
+// the request names.
+package shimrpc
+
+import "time"
+
+// MaxPacket bounds one message in bytes.
+const MaxPacket = 64 << 10
+
+// Verb names a call.
+type Verb string
+
+// The verbs of the shim. Signals are not among them: the daemon stops and
+// kills by pidfd and cgroup, so that a hung start cannot hold up a kill.
+const (
+	VerbInfo      Verb = "info"       // -> Info
+	VerbCreate    Verb = "create"     // Create -> Created
+	VerbStart     Verb = "start"      // ID
+	VerbDelete    Verb = "delete"     // ID; idempotent
+	VerbExec      Verb = "exec"       // Exec + fds -> Started, then Exited on the same connection
+	VerbReopenLog Verb = "reopen-log" // ID
+	VerbUpdate    Verb = "update"     // ID, ResourcesFile
+	VerbAdopt     Verb = "adopt"      // Create (with Pid, StartTime) + optional pidfd: take over a running container
+	VerbWatch     Verb = "watch"      // -> a sequence of Exited: first all that are known, then each as it happens
+	VerbShutdown  Verb = "shutdown"   // refuse while containers run; else end
+)
+
+// Request is the one message that a client sends.
+type Request struct {
+	Verb   Verb    `json:"verb"`
+	ID     string  `json:"id,omitempty"`
+	Create *Create `json:"create,omitempty"`
+	Exec   *Exec   `json:"exec,omitempty"`
+	// ResourcesFile holds a specs.LinuxResources as JSON (VerbUpdate).
+	ResourcesFile string `json:"resources_file,omitempty"`
+}
+
+// Create describes a container to the shim. Everything the shim must know
+// after it was replaced by a new one is here.
+type Create struct {
+	ID            string `json:"id"`
+	PodID         string `json:"pod_id"`
+	Bundle        string `json:"bundle"`   // directory with config.json (OCI spec); the shim keeps stdio FIFOs and exit.json here
+	Root          string `json:"root"`     // libcontainer's state root (a directory in our state directory)
+	LogPath       string `json:"log_path"` // absolute CRI log file; empty: output is discarded
+	TTY           bool   `json:"tty"`      //
+	Stdin         bool   `json:"stdin"`    // false: /dev/null
+	StdinOnce     bool   `json:"stdin_once"`
+	SystemdCgroup bool   `json:"systemd_cgroup"`
+	UID           int    `json:"uid"` // owner of the stdio FIFOs
+	GID           int    `json:"gid"`
+	// With VerbAdopt only: who to adopt.
+	Pid       int    `json:"pid,omitempty"`
+	StartTime uint64 `json:"start_time,omitempty"`
+}
+
+// Exec describes a further process. The descriptors attached to the request
+// are, in this order and only where true: stdin, stdout, stderr; with TTY the
+// shim sends the pty's master back with Started instead.
+type Exec struct {
+	Args   []string `json:"args"`
+	TTY    bool     `json:"tty,omitempty"`
+	Stdin  bool     `json:"stdin,omitempty"`
+	Stdout bool     `json:"stdout,omitempty"`
+	Stderr bool     `json:"stderr,omitempty"`
+}
+
+// Response answers a Request; exactly one of its pointers is set, or none for
+// an empty success.
+type Response struct {
+	Error   *Error   `json:"error,omitempty"`
+	Info    *Info    `json:"info,omitempty"`
+	Created *Created `json:"created,omitempty"`
+	Started *Started `json:"started,omitempty"`
+	Exited  *Exited  `json:"exited,omitempty"`
+}
+
+// Error is a failure with its kind as a number of package errkind.
+type Error struct {
+	Kind    int    `json:"kind"`
+	Message string `json:"message"`
+}
+
+// Info tells who the shim is and what it holds.
+type Info struct {
+	Pid        int      `json:"pid"`
+	Version    string   `json:"version"`
+	Containers []string `json:"containers"` // ids of containers created or adopted and not deleted
+}
+
+// Created answers Create: the container's init exists and waits for Start.
+type Created struct {
+	Pid       int    `json:"pid"`
+	StartTime uint64 `json:"start_time"` // clock ticks since boot, see package pidfd
+}
+
+// Started answers Exec when the process runs. Pid is its pid on the host.
+type Started struct {
+	Pid       int    `json:"pid"`
+	StartTime uint64 `json:"start_time"`
+}
+
+// Exited tells how a process ended. For a container's first process the shim
+// has written it to Bundle/exit.json, and has drained the container's log
+// (bounded), before it tells anyone.
+type Exited struct {
+	ID    string    `json:"id"`    // container
+	Code  int32     `json:"code"`  // 128+signal for a signal
+	Known bool      `json:"known"` // false: nobody could tell the status; Code is 255
+	At    time.Time `json:"at"`
+}
+
+// ExitFile is the name, within the bundle, of the durable form of Exited.
+const ExitFile = "exit.json"
