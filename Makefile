@@ -1,0 +1,133 @@
+# berth: build, test, show. `make help` lists what there is.
+
+# sudo often drops Go from PATH.
+export PATH := $(PATH):/usr/local/go/bin:/usr/lib/go/bin
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := all
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+GO      ?= go
+CACHE   := hack/.cache
+
+# The shim is static, because it is executed from a sealed memfd whose file
+# system nobody may rely on, and links as little as libcontainer allows.
+SHIM_TAGS    := seccomp runc_nocriu netgo osusergo
+SHIM_LDFLAGS := -s -w -extldflags '-static'
+GO_BUILD     := $(GO) build -trimpath -buildvcs=false
+
+# Packages that cannot be tested without cgo: the shim and nothing else.
+UNIT_PACKAGES = $$($(GO) list ./... | grep -v -e /runtime/shim$$ -e /cmd/berth-shim$$)
+
+BINARIES := bin/berthd bin/berth-shim bin/berth bin/berth-init
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# ---- build ----------------------------------------------------------------
+
+.PHONY: all bin FORCE
+all: bin ## build bin/berthd, bin/berth-shim, bin/berth and bin/berth-init
+bin: $(BINARIES)
+
+bin/berthd bin/berth: FORCE
+	CGO_ENABLED=0 $(GO_BUILD) -ldflags '-s -w' -o $@ ./cmd/$(@F)
+
+bin/berth-shim: FORCE
+	CGO_ENABLED=1 $(GO_BUILD) -tags "$(SHIM_TAGS)" -ldflags "$(SHIM_LDFLAGS)" -o $@ ./cmd/berth-shim
+
+bin/berth-init: runtime/podinit/init.c
+	@mkdir -p bin
+	gcc -static -Os -Wall -Wextra -s -o $@ $<
+
+# The daemon that kills itself where BERTH_FAILPOINT says; never installed.
+bin/failpoint/berthd: FORCE
+	CGO_ENABLED=0 $(GO_BUILD) -tags failpoint -o $@ ./cmd/berthd
+
+# The client of kubernetes' own tools, pinned by hack/tools/go.mod.
+$(CACHE)/crictl: hack/tools/go.mod hack/tools/go.sum
+	@mkdir -p $(CACHE)
+	cd hack/tools && CGO_ENABLED=0 $(GO) build -buildvcs=false -o ../.cache/crictl sigs.k8s.io/cri-tools/cmd/crictl
+
+.PHONY: setup
+setup: ## install the Debian packages that lack (hack/setup.sh says which)
+	@hack/setup.sh
+
+.PHONY: setup-quiet
+setup-quiet:
+	@hack/setup.sh --quiet
+
+# ---- show -----------------------------------------------------------------
+
+.PHONY: demo
+demo: ## from nothing to a running pod, as a story with real figures (root)
+	@hack/demo.sh
+
+# ---- test -----------------------------------------------------------------
+
+.PHONY: test
+test: ## every lane: lint, unit, root (with -race), e2e; installs what lacks (root)
+	@hack/test.sh
+
+.PHONY: lint
+lint: ## gofmt, go vet, and golangci-lint where it is installed
+	@unformatted="$$(gofmt -l cmd cri hack imageservice runtime volumes)"; \
+	  if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
+	CGO_ENABLED=0 $(GO) vet ./...
+	CGO_ENABLED=0 $(GO) vet -tags failpoint ./runtime/... ./cmd/berthd
+	CGO_ENABLED=0 $(GO) vet -tags e2e,crash ./hack/...
+	@if command -v golangci-lint >/dev/null; then golangci-lint run ./...; fi
+
+.PHONY: test-unit
+test-unit: ## the tests that need neither root nor packages
+	CGO_ENABLED=0 $(GO) vet $(UNIT_PACKAGES)
+	CGO_ENABLED=0 $(GO) test $(UNIT_PACKAGES)
+
+.PHONY: test-root
+test-root: ## every package on the real kernel, with the race detector (root)
+	CGO_ENABLED=1 $(GO) test -race -tags "$(SHIM_TAGS)" ./...
+
+.PHONY: test-e2e
+test-e2e: bin $(CACHE)/crictl ## the built binaries, driven by crictl (root)
+	$(GO) test -count=1 -tags e2e -timeout 20m ./hack/e2e/...
+
+.PHONY: critest
+critest: bin ## kubernetes' conformance specs of CRI (root)
+	@hack/critest.sh
+
+.PHONY: crash
+crash: bin bin/failpoint/berthd ## kill the daemon before and after every step (root)
+	$(GO) test -count=1 -tags crash -timeout 60m -v ./hack/crash/...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME each (10s)
+	@hack/fuzz.sh
+
+.PHONY: bench
+bench: bin ## memory at rest and the latencies of a pod's life (root)
+	@$(GO) run ./hack/bench
+
+# ---- install --------------------------------------------------------------
+
+.PHONY: install
+install: bin ## install to $(DESTDIR)$(PREFIX): binaries, units, sample configuration
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/berth
+	install -m 0755 $(BINARIES) $(DESTDIR)$(PREFIX)/bin
+	for unit in deploy/*.service; do \
+	  sed 's|@PREFIX@|$(PREFIX)|g' $$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/}; \
+	done
+	for sample in config.toml crictl.yaml kubelet-berth.conf; do \
+	  [ ! -e deploy/$$sample ] || install -m 0644 deploy/$$sample $(DESTDIR)$(PREFIX)/share/berth; \
+	done
+
+.PHONY: uninstall
+uninstall: ## remove what install installed; state and images stay
+	for binary in $(BINARIES); do rm -f $(DESTDIR)$(PREFIX)/bin/$${binary##*/}; done
+	for unit in deploy/*.service; do rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/}; done
+	rm -rf $(DESTDIR)$(PREFIX)/share/berth
+
+.PHONY: clean
+clean: ## remove what was built and cached in this folder
+	rm -rf bin $(CACHE)

@@ -1,0 +1,67 @@
+#!/bin/bash
+# Installs what building and testing berth needs and the machine lacks.
+# Idempotent; where nothing lacks it takes a few milliseconds.
+#
+# usage: hack/setup.sh [--quiet]     --quiet: nothing to say when nothing lacks
+set -euo pipefail
+
+quiet=${1:-}
+PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin
+
+die() { printf '%s\n' "$@" >&2; exit 1; }
+
+command -v go >/dev/null || die \
+	"Go is not on PATH nor in /usr/local/go/bin. Install Go 1.26 or newer from https://go.dev/dl/, then run this again."
+
+# Each line: what it is for | the Debian package | a command that succeeds when it is there.
+needs() {
+	cat <<-'LIST'
+		C compiler for the shim and the pod's init|gcc|command -v gcc
+		C library to link statically|libc6-dev|test -e "$(gcc -print-file-name=libc.a)"
+		make|make|command -v make
+		finds libseccomp|pkg-config|command -v pkg-config
+		system call filters, static|libseccomp-dev|test -e "$(gcc -print-file-name=libseccomp.a)"
+		the local registry of demo and tests|docker-registry|command -v docker-registry
+		the programs in the test images|busybox-static|test -x /bin/busybox && ! grep -qa ld-linux /bin/busybox
+	LIST
+}
+
+missing=()
+reasons=()
+while IFS='|' read -r what package probe; do
+	if ! bash -c "$probe" >/dev/null 2>&1; then
+		missing+=("$package")
+		reasons+=("$(printf '  %-16s %s' "$package" "$what")")
+	fi
+done < <(needs)
+
+if [ ${#missing[@]} -eq 0 ]; then
+	[ -n "$quiet" ] || echo "setup: nothing lacks"
+	exit 0
+fi
+
+echo "setup: this machine lacks ${#missing[@]} Debian packages, which takes 10 to 60 seconds to install:"
+printf '%s\n' "${reasons[@]}"
+
+command -v apt-get >/dev/null || die \
+	"This system has no apt. Install with its own package manager what the list names (on Fedora:" \
+	"  sudo dnf install gcc make pkgconf glibc-static libseccomp-static docker-distribution busybox)."
+[ "$(id -u)" = 0 ] || die "Installing needs root. Run:" "  sudo apt-get install -y --no-install-recommends ${missing[*]}"
+
+# Debian starts a service of the registry on port 5000 when it is installed.
+# Ours are started by the tests on ports of their own, so it must not stay.
+had_registry=$(command -v docker-registry || true)
+
+export DEBIAN_FRONTEND=noninteractive
+install() { apt-get install -y -q --no-install-recommends "${missing[@]}" </dev/null; }
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! install >"$log" 2>&1 && ! { apt-get update -q >"$log" 2>&1 && install >>"$log" 2>&1; }; then
+	tail -n 20 "$log" >&2
+	die "cannot install ${missing[*]}: see apt's words above"
+fi
+
+if [ -z "$had_registry" ] && [ -d /run/systemd/system ] && command -v docker-registry >/dev/null; then
+	systemctl disable --now docker-registry.service >/dev/null 2>&1 || true
+fi
+echo "setup: installed ${missing[*]}"

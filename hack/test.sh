@@ -1,0 +1,39 @@
+#!/bin/bash
+# Runs the lanes of `make test` one after the other, all of them even if one
+# fails, and names at the end what failed. Each lane's output stays in
+# hack/.cache/test.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+[ "$(id -u)" = 0 ] || { echo "make test needs root for its root and e2e lanes. Run: sudo make test (or, without root: make test-unit)" >&2; exit 1; }
+hack/setup.sh --quiet || exit 1
+
+logs=hack/.cache/test
+mkdir -p "$logs"
+begin=$SECONDS
+failed=()
+
+lane() { # name, make target
+	local start=$SECONDS log=$logs/$1.log verdict=passed
+	printf '\n=== %s: make %s\n' "$1" "$2"
+	if ! make --no-print-directory "$2" </dev/null 2>&1 | tee "$log"; then
+		verdict=FAILED
+		failed+=("$1")
+	fi
+	printf '=== %s %s in %ds\n' "$1" "$verdict" $((SECONDS - start))
+}
+
+lane lint lint
+lane unit test-unit
+lane root test-root
+lane e2e test-e2e
+
+printf '\n'
+skips=$(grep -h -- '--- SKIP' "$logs"/*.log | sort -u)
+[ -z "$skips" ] || printf 'skipped:\n%s\n' "$skips"
+for name in "${failed[@]}"; do
+	printf 'FAILED %s:\n' "$name"
+	grep -E -- '^ *--- FAIL|^FAIL[[:space:]]|^panic:|DATA RACE|^not gofmt|\.go:[0-9]+:[0-9]+: |^make.*Error' "$logs/$name.log" | sort -u | sed 's/^/  /' | head -n 60
+done
+printf 'make test: %s of 4 lanes passed in %ds\n' $((4 - ${#failed[@]})) $((SECONDS - begin))
+[ ${#failed[@]} -eq 0 ]
