@@ -1,0 +1,88 @@
+// Package steps runs a verb as a table of named do/undo steps.
+//
+// Law. A step's Undo is idempotent and tolerates that its Do never happened,
+// or happened in part. So no position has to be recorded: whoever finds a
+// half-done verb after a crash undoes the whole table in reverse, or, for a
+// verb that only moves forward (stop, remove), does the whole table again.
+// Undo gets a context of its own: a caller that went away does not stop a
+// clean-up.
+//
+// Before and after every step there is a failpoint named
+// "verb/step/before|after"; the crash test is generated from those names.
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/berth-runtime/berth/runtime/sys/fail"
+)
+
+// UndoTimeout bounds the undoing of one table.
+const UndoTimeout = 30 * time.Second
+
+// Step is one effect with its opposite.
+type Step struct {
+	Name string
+	Do   func(context.Context) error
+	Undo func(context.Context) error // nil: nothing to undo
+}
+
+// Plan is a verb applied to one object.
+type Plan struct {
+	Verb  string
+	Steps []Step
+	// Observe, if set, is told of every step done, with its duration and error.
+	Observe func(verb, step string, took time.Duration, err error)
+}
+
+// Run does the steps in order. At the first that fails it undoes that one and
+// all before it, in reverse, and returns the failure joined with what the
+// undoing could not do; undone tells whether everything was undone.
+func (p Plan) Run(ctx context.Context) (undone bool, err error) {
+	for i, s := range p.Steps {
+		fail.Hit(p.Verb + "/" + s.Name + "/before")
+		start := time.Now()
+		err := s.Do(ctx)
+		if p.Observe != nil {
+			p.Observe(p.Verb, s.Name, time.Since(start), err)
+		}
+		if err != nil {
+			undoErr := undo(ctx, p.Steps[:i+1])
+			return undoErr == nil, errors.Join(err, undoErr)
+		}
+		fail.Hit(p.Verb + "/" + s.Name + "/after")
+	}
+	return false, nil
+}
+
+// Undo undoes the whole table in reverse, whatever was done of it.
+func (p Plan) Undo(ctx context.Context) error { return undo(ctx, p.Steps) }
+
+// Names lists the failpoints of the plan.
+func (p Plan) Names() []string {
+	out := make([]string, 0, 2*len(p.Steps))
+	for _, s := range p.Steps {
+		out = append(out, p.Verb+"/"+s.Name+"/before", p.Verb+"/"+s.Name+"/after")
+	}
+	return out
+}
+
+// undo goes on after a step that cannot be undone: the more is gone the
+// better, and every reason is kept.
+func undo(ctx context.Context, steps []Step) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), UndoTimeout)
+	defer cancel()
+	var errs []error
+	for i := len(steps) - 1; i >= 0; i-- {
+		if steps[i].Undo == nil {
+			continue
+		}
+		if err := steps[i].Undo(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("cannot undo %s: %w", steps[i].Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
