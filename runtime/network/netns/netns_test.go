@@ -1,0 +1,240 @@
+package netns
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/mount"
+)
+
+func needsRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+}
+
+func full(t *testing.T) Spec {
+	t.Helper()
+	dir := t.TempDir()
+	s := Spec{
+		Net: filepath.Join(dir, "net"), IPC: filepath.Join(dir, "ipc"), UTS: filepath.Join(dir, "uts"),
+		Hostname: "boat",
+		Sysctls: map[string]string{
+			"net.ipv4.ip_unprivileged_port_start": "0",
+			"net.ipv4.ping_group_range":           "0 2147483647",
+			"kernel.shmmni":                       "77",
+			"fs.mqueue.msg_max":                   "11",
+			"kernel.domainname":                   "harbour",
+		},
+	}
+	t.Cleanup(func() { _ = Remove(s.Net, s.IPC, s.UTS) })
+	return s
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func TestCreateMakesReadyNamespaces(t *testing.T) {
+	needsRoot(t)
+	host, shmmni := read(t, "/proc/sys/kernel/hostname"), read(t, "/proc/sys/kernel/shmmni")
+	s := full(t)
+	if err := Create(s); err != nil {
+		t.Fatal(err)
+	}
+	err := onThrowawayThread(func() error {
+		for path, flag := range map[string]int{s.Net: unix.CLONE_NEWNET, s.IPC: unix.CLONE_NEWIPC, s.UTS: unix.CLONE_NEWUTS} {
+			fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			err = errors.Join(unix.Setns(fd, flag), unix.Close(fd))
+			if err != nil {
+				return err
+			}
+		}
+		for path, want := range map[string]string{
+			"net/ipv4/ip_unprivileged_port_start": "0", "net/ipv4/ping_group_range": "0\t2147483647",
+			"kernel/shmmni": "77", "fs/mqueue/msg_max": "11", "kernel/domainname": "harbour", "kernel/hostname": "boat",
+		} {
+			b, err := os.ReadFile("/proc/sys/" + path)
+			if err != nil {
+				return err
+			}
+			if got := strings.TrimSpace(string(b)); got != want {
+				t.Errorf("%s is %q, want %q", path, got, want)
+			}
+		}
+		lo, err := net.InterfaceByName("lo")
+		if err == nil && lo.Flags&net.FlagUp == 0 {
+			t.Error("lo is down")
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if read(t, "/proc/sys/kernel/hostname") != host || read(t, "/proc/sys/kernel/shmmni") != shmmni {
+		t.Error("the host's own namespaces were changed")
+	}
+}
+
+func TestCreateOnAUsedPathChangesNothing(t *testing.T) {
+	needsRoot(t)
+	s := full(t)
+	if err := Create(s); err != nil {
+		t.Fatal(err)
+	}
+	second := s
+	second.Net = filepath.Join(filepath.Dir(s.Net), "net2")
+	if err := Create(second); !errkind.Is(err, errkind.AlreadyExists) {
+		t.Fatalf("got %v, want AlreadyExists", err)
+	}
+	if _, err := os.Lstat(second.Net); !os.IsNotExist(err) {
+		t.Errorf("the undone path is still there: %v", err)
+	}
+	if on, err := mount.Mounted(s.IPC); err != nil || !on {
+		t.Errorf("the first pod's IPC namespace is gone (%v)", err)
+	}
+}
+
+func TestCreateUndoesAFailureInside(t *testing.T) {
+	needsRoot(t)
+	for name, value := range map[string]string{"net.ipv4.no_such_thing": "1", "net.ipv4.ip_forward": "many"} {
+		s := full(t)
+		s.Sysctls[name] = value
+		if err := Create(s); !errkind.Is(err, errkind.InvalidArgument) || !strings.Contains(err.Error(), name) {
+			t.Errorf("got %v, want InvalidArgument that names %s", err, name)
+		}
+		for _, p := range []string{s.Net, s.IPC, s.UTS} {
+			if _, err := os.Lstat(p); !os.IsNotExist(err) {
+				t.Errorf("%s was left behind", p)
+			}
+		}
+	}
+}
+
+func TestSysctlsThatAreRefused(t *testing.T) {
+	t.Parallel()
+	for name, why := range map[string]string{
+		"vm.overcommit_memory":     "not namespaced",
+		"kernel.panic":             "not namespaced",
+		"kernel.hostname":          "not namespaced",
+		"net":                      "not namespaced",
+		"net/../kernel/panic":      "dotted component",
+		"net.//.kernel.panic":      "dotted component",
+		"net..ipv4":                "dotted component",
+		"":                         "dotted component",
+		"net.ipv4.IP_FORWARD":      "only a-z",
+		"net.ipv4.ip_forward\x00x": "only a-z",
+		"kernel.shmmax":            "no IPC namespace",
+		"kernel.domainname":        "no UTS namespace",
+	} {
+		err := Create(Spec{Net: filepath.Join(t.TempDir(), "net"), Sysctls: map[string]string{name: "1"}})
+		if !errkind.Is(err, errkind.InvalidArgument) || !strings.Contains(err.Error(), why) {
+			t.Errorf("%q: got %v, want InvalidArgument because of %q", name, err, why)
+		}
+	}
+}
+
+func TestSysctlPathSwapsSeparators(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"net.ipv4.ip_forward":                "net/ipv4/ip_forward",
+		"net/ipv4/ip_forward":                "net/ipv4/ip_forward",
+		"net.ipv4.conf.eth0/100.forwarding":  "net/ipv4/conf/eth0.100/forwarding",
+		"net/ipv4/conf/eth0.100/forwarding":  "net/ipv4/conf/eth0.100/forwarding",
+		"kernel.shm_rmid_forced":             "kernel/shm_rmid_forced",
+		"net.netfilter.nf_conntrack_tcp-abc": "net/netfilter/nf_conntrack_tcp-abc",
+	} {
+		if got, why := sysctlPath(name); got != want {
+			t.Errorf("%s: got %q (%s), want %q", name, got, why, want)
+		}
+	}
+}
+
+func TestRemoveIsIdempotent(t *testing.T) {
+	needsRoot(t)
+	s := full(t)
+	if err := Create(s); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if err := Remove(s.Net, s.IPC, s.UTS, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Do(s.Net, func() error { return nil }); !errkind.Is(err, errkind.NotFound) {
+		t.Errorf("Do on a removed namespace: got %v, want NotFound", err)
+	}
+}
+
+func TestDoOnAnOrdinaryFileIsNotFound(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "net")
+	if err := os.WriteFile(path, nil, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	if err := Do(path, func() error { return nil }); !errkind.Is(err, errkind.NotFound) {
+		t.Errorf("got %v, want NotFound", err)
+	}
+}
+
+func TestNoThreadComesBackChanged(t *testing.T) {
+	needsRoot(t)
+	home := func() string {
+		s, err := os.Readlink("/proc/thread-self/ns/net")
+		if err != nil {
+			t.Error(err)
+		}
+		return s
+	}
+	want := home()
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			s := Spec{Net: filepath.Join(t.TempDir(), "net")}
+			if err := Create(s); err != nil {
+				t.Error(err)
+				return
+			}
+			if err := Do(s.Net, func() error {
+				if home() == want {
+					t.Error("Do ran in the host's namespace")
+				}
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+			if err := Remove(s.Net); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for range 64 {
+		wg.Go(func() {
+			if got := home(); got != want {
+				t.Errorf("a thread was left in %s", got)
+			}
+		})
+	}
+	wg.Wait()
+	if got, err := os.Readlink("/proc/self/ns/net"); err != nil || got != want {
+		t.Errorf("the main thread is in %s (%v), want %s", got, err, want)
+	}
+}

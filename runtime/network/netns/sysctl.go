@@ -1,0 +1,107 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// sysctl is a checked setting: path lies below /proc/sys and belongs to a
+// namespace of the pod.
+type sysctl struct{ name, path, value string }
+
+// namespaced lists the sysctls that the kernel keeps per namespace. A trailing
+// star makes an entry a prefix.
+var namespaced = []struct{ pattern, kind string }{
+	{"net/*", "network"},
+	{"kernel/shm*", "IPC"},
+	{"kernel/msg*", "IPC"},
+	{"kernel/sem", "IPC"},
+	{"kernel/sem_next_id", "IPC"},
+	{"fs/mqueue/*", "IPC"},
+	{"kernel/domainname", "UTS"},
+}
+
+// sysctlPaths checks s.Sysctls and returns them in the order of their names,
+// so that two pods with the same settings are made the same way.
+func (s Spec) sysctlPaths() ([]sysctl, error) {
+	made := map[string]bool{"network": s.Net != "", "IPC": s.IPC != "", "UTS": s.UTS != ""}
+	var out []sysctl
+	for _, name := range slices.Sorted(maps.Keys(s.Sysctls)) {
+		path, why := sysctlPath(name)
+		if why != "" {
+			return nil, errkind.New(errkind.InvalidArgument, "cannot set sysctl %q: %s", name, why)
+		}
+		kind := namespaceOf(path)
+		if kind == "" {
+			return nil, errkind.New(errkind.InvalidArgument, "cannot set sysctl %s: it is not namespaced, it would change the whole host", name)
+		}
+		if !made[kind] {
+			return nil, errkind.New(errkind.InvalidArgument, "cannot set sysctl %s: the pod has no %s namespace of its own", name, kind)
+		}
+		out = append(out, sysctl{name: name, path: path, value: s.Sysctls[name]})
+	}
+	return out, nil
+}
+
+// sysctlPath turns a name into a path below /proc/sys the way sysctl(8) does:
+// the first separator found separates, the other one is part of a component
+// (net.ipv4.conf.eth0/100.forwarding is about the interface eth0.100).
+func sysctlPath(name string) (path, why string) {
+	for _, r := range name {
+		if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789._/-", r) {
+			return "", fmt.Sprintf("the name holds %q, only a-z, 0-9 and . _ / - are allowed", r)
+		}
+	}
+	path = name
+	if i := strings.IndexAny(name, "./"); i >= 0 && name[i] == '.' {
+		path = strings.NewReplacer(".", "/", "/", ".").Replace(name)
+	}
+	for c := range strings.SplitSeq(path, "/") {
+		if c == "" || c == "." || c == ".." {
+			return "", "the name has an empty or a dotted component"
+		}
+	}
+	return path, ""
+}
+
+func namespaceOf(path string) string {
+	for _, n := range namespaced {
+		prefix, isPrefix := strings.CutSuffix(n.pattern, "*")
+		if path == n.pattern || isPrefix && strings.HasPrefix(path, prefix) {
+			return n.kind
+		}
+	}
+	return ""
+}
+
+// write sets the sysctl in the namespaces of the calling thread: /proc/sys
+// shows net, kernel and fs.mqueue of whoever opens it, per thread.
+func (c sysctl) write() error {
+	f, err := os.OpenFile(filepath.Join("/proc/sys", c.path), os.O_WRONLY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return errkind.New(errkind.InvalidArgument, "cannot set sysctl %s: this kernel has none of that name", c.name)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot set sysctl %s: %w", c.name, err)
+	}
+	_, err = f.WriteString(c.value)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ERANGE) {
+		return errkind.New(errkind.InvalidArgument, "cannot set sysctl %s: the kernel does not take the value %q", c.name, c.value)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot set sysctl %s to %q: %w", c.name, c.value, err)
+	}
+	return nil
+}

@@ -1,0 +1,27 @@
+package netns
+
+import (
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// onThrowawayThread runs fn on an OS thread that ends with it. The goroutine
+// never unlocks the thread, so the Go runtime ends it instead of reusing it.
+func onThrowawayThread(fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		// The runtime cannot end the main thread, it parks it for good; and
+		// what it is in is what /proc/self and /proc/net show to everyone. So
+		// if the scheduler gave us the main thread, sit on it and let
+		// somebody else, who cannot get it, do the work.
+		if unix.Gettid() == unix.Getpid() {
+			done <- onThrowawayThread(fn)
+			runtime.UnlockOSThread()
+			return
+		}
+		done <- fn()
+	}()
+	return <-done
+}
