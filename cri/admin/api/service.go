@@ -1,0 +1,109 @@
+package api
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+)
+
+// Server is what the daemon implements. Contexts end when the caller goes.
+type Server interface {
+	// Info describes the daemon.
+	Info(context.Context, *Empty) (*Info, error)
+	// Pull fetches an image and reports how it goes; the last message has the id.
+	Pull(*PullRequest, grpc.ServerStreamingServer[Progress]) error
+	// Load takes the images out of an archive (docker save or OCI layout).
+	Load(grpc.ClientStreamingServer[Chunk, LoadResult]) error
+	// Tag gives an image one more name, taking that name from another image.
+	Tag(context.Context, *TagRequest) (*Empty, error)
+	// InspectImage tells all of an image; NotFound where there is none.
+	InspectImage(context.Context, *ImageRequest) (*Image, error)
+	// Logs sends the lines of a container's log.
+	Logs(*LogsRequest, grpc.ServerStreamingServer[LogLine]) error
+	// Wait returns when the container has ended, at once if it has already.
+	// FailedPrecondition if it is removed meanwhile.
+	Wait(context.Context, *ContainerRequest) (*WaitResult, error)
+	// Signal sends a signal to a running container's first process.
+	Signal(context.Context, *SignalRequest) (*Empty, error)
+	// Check compares records and machine. It changes nothing.
+	Check(context.Context, *Empty) (*CheckResult, error)
+	// Df tells what takes up space.
+	Df(context.Context, *Empty) (*DfResult, error)
+	// Steps lists the failpoints of this build.
+	Steps(context.Context, *Empty) (*StepsResult, error)
+}
+
+// Register makes s answer for the service on g. Call it before g serves.
+func Register(g grpc.ServiceRegistrar, s Server) {
+	registerCodec()
+	g.RegisterService(&serviceDesc, s)
+}
+
+var serviceDesc = grpc.ServiceDesc{
+	ServiceName: ServiceName,
+	HandlerType: (*Server)(nil),
+	Methods: []grpc.MethodDesc{
+		unary("Info", Server.Info),
+		unary("Tag", Server.Tag),
+		unary("InspectImage", Server.InspectImage),
+		unary("Wait", Server.Wait),
+		unary("Signal", Server.Signal),
+		unary("Check", Server.Check),
+		unary("Df", Server.Df),
+		unary("Steps", Server.Steps),
+	},
+	Streams: []grpc.StreamDesc{
+		down("Pull", Server.Pull),
+		down("Logs", Server.Logs),
+		up("Load", Server.Load),
+	},
+	Metadata: "berth/admin/v1",
+}
+
+// unary describes a method with one message each way.
+func unary[Req, Resp any](name string, method func(Server, context.Context, *Req) (*Resp, error)) grpc.MethodDesc {
+	return grpc.MethodDesc{
+		MethodName: name,
+		Handler: func(srv any, ctx context.Context, dec func(any) error, around grpc.UnaryServerInterceptor) (any, error) {
+			in := new(Req)
+			if err := dec(in); err != nil {
+				return nil, err
+			}
+			call := func(ctx context.Context, req any) (any, error) {
+				return method(srv.(Server), ctx, req.(*Req))
+			}
+			if around == nil {
+				return call(ctx, in)
+			}
+			return around(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: fullMethod(name)}, call)
+		},
+	}
+}
+
+// down describes a method whose answer is a stream.
+func down[Req, Resp any](name string, method func(Server, *Req, grpc.ServerStreamingServer[Resp]) error) grpc.StreamDesc {
+	return grpc.StreamDesc{
+		StreamName:    name,
+		ServerStreams: true,
+		Handler: func(srv any, stream grpc.ServerStream) error {
+			in := new(Req)
+			if err := stream.RecvMsg(in); err != nil {
+				return err
+			}
+			return method(srv.(Server), in, &grpc.GenericServerStream[Req, Resp]{ServerStream: stream})
+		},
+	}
+}
+
+// up describes a method whose request is a stream.
+func up[Req, Resp any](name string, method func(Server, grpc.ClientStreamingServer[Req, Resp]) error) grpc.StreamDesc {
+	return grpc.StreamDesc{
+		StreamName:    name,
+		ClientStreams: true,
+		Handler: func(srv any, stream grpc.ServerStream) error {
+			return method(srv.(Server), &grpc.GenericServerStream[Req, Resp]{ServerStream: stream})
+		},
+	}
+}
+
+func fullMethod(name string) string { return "/" + ServiceName + "/" + name }
