@@ -1,0 +1,53 @@
+package translate
+
+import (
+	"maps"
+	"slices"
+
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-runtime/berth/runtime/spec"
+)
+
+// Resources translates limits verbatim; nil is all unset. CRI has no pids
+// limit: the kubelet sets that on the pod's own cgroup.
+func Resources(r *criv1.LinuxContainerResources) spec.Resources {
+	out := spec.Resources{
+		CPUPeriod:   r.GetCpuPeriod(),
+		CPUQuota:    r.GetCpuQuota(),
+		CPUShares:   r.GetCpuShares(),
+		Memory:      r.GetMemoryLimitInBytes(),
+		MemorySwap:  r.GetMemorySwapLimitInBytes(),
+		OOMScoreAdj: r.GetOomScoreAdj(),
+		CpusetCPUs:  r.GetCpusetCpus(),
+		CpusetMems:  r.GetCpusetMems(),
+		Unified:     r.GetUnified(),
+	}
+	for _, h := range r.GetHugepageLimits() {
+		if out.Hugepages == nil {
+			out.Hugepages = make(map[string]uint64)
+		}
+		out.Hugepages[h.GetPageSize()] = h.GetLimit()
+	}
+	return out
+}
+
+// criResources is the reverse. The kubelet compares what it gets here with
+// what it asked for, so shares stay shares on cgroup v2 too.
+func criResources(r spec.Resources) *criv1.LinuxContainerResources {
+	out := &criv1.LinuxContainerResources{
+		CpuPeriod:              r.CPUPeriod,
+		CpuQuota:               r.CPUQuota,
+		CpuShares:              r.CPUShares,
+		MemoryLimitInBytes:     r.Memory,
+		MemorySwapLimitInBytes: r.MemorySwap,
+		OomScoreAdj:            r.OOMScoreAdj,
+		CpusetCpus:             r.CpusetCPUs,
+		CpusetMems:             r.CpusetMems,
+		Unified:                r.Unified,
+	}
+	for _, size := range slices.Sorted(maps.Keys(r.Hugepages)) {
+		out.HugepageLimits = append(out.HugepageLimits, &criv1.HugepageLimit{PageSize: size, Limit: r.Hugepages[size]})
+	}
+	return out
+}
