@@ -1,7 +1,12 @@
 package spec
 
 import (
+	"fmt"
+	"slices"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
 // Input is everything that Build looks at.
@@ -15,10 +20,12 @@ type Input struct {
 	// Rootfs is the absolute path of the mounted root file system.
 	Rootfs string
 	// Mounts are the resolved volumes with the /etc files and /dev/shm. One
-	// that has the target of a default mount replaces it.
+	// replaces what comes before it, the default mounts among that, at the
+	// same target: hence what the client asked for comes last.
 	Mounts []specs.Mount
-	// NamespacePaths are the namespaces to join (network, ipc, uts, pid). An
-	// absent kind is what Container.Security.Namespaces says of it.
+	// NamespacePaths are the namespaces to join (network, ipc, uts, pid). The
+	// container's modes say which of them are needed; a missing one is an
+	// error, but for uts, whose absence means the host's.
 	NamespacePaths map[specs.LinuxNamespaceType]string
 	// CgroupPath is the OCI linux.cgroupsPath.
 	CgroupPath string
@@ -36,19 +43,133 @@ type Input struct {
 	NoSwapLimit bool
 }
 
-// Build makes the OCI specification of a container.
-func Build(in Input) (*specs.Spec, error) { panic("unfinished") }
-
-// LinuxResources translates limits, at create and at update.
-func LinuxResources(r Resources, cgroupV2, noSwapLimit bool) *specs.LinuxResources {
-	panic("unfinished")
+// Build makes the OCI specification of a container. The result shares nothing
+// with in that a caller could change.
+func Build(in Input) (*specs.Spec, error) {
+	s, err := build(in)
+	if err != nil {
+		return nil, errkind.New(errkind.Of(err), "cannot specify container %s: %w", in.Container.Metadata.Name, err)
+	}
+	return s, nil
 }
 
-// Capabilities tells the bounding set that a container gets.
-func Capabilities(sec *Security, hostCaps []string) ([]string, error) { panic("unfinished") }
+func build(in Input) (*specs.Spec, error) {
+	sec := &in.Container.Security
+	if sec.Privileged && !in.Pod.Privileged {
+		return nil, errkind.New(errkind.InvalidArgument, "it asks to be privileged and its pod is not")
+	}
+	p, err := process(in)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := allMounts(in)
+	if err != nil {
+		return nil, err
+	}
+	linux, err := linux(in)
+	if err != nil {
+		return nil, err
+	}
+	linux.RootfsPropagation = rootfsPropagation(mounts)
+	return &specs.Spec{
+		Version:     specs.Version,
+		Process:     p,
+		Root:        &specs.Root{Path: in.Rootfs, Readonly: sec.ReadonlyRootfs},
+		Mounts:      mounts,
+		Linux:       linux,
+		Annotations: annotations(in),
+	}, nil
+}
 
-// DefaultCaps is the set that a container has without asking.
-func DefaultCaps() []string { panic("unfinished") }
+// annotations are those of the peers that agents on a node look for. None has
+// a value of the image's.
+func annotations(in Input) map[string]string {
+	image := in.Container.UserImage
+	if image == "" {
+		image = in.Container.Image
+	}
+	return map[string]string{
+		"io.kubernetes.cri.container-type":    "container",
+		"io.kubernetes.cri.container-name":    in.Container.Metadata.Name,
+		"io.kubernetes.cri.image-name":        image,
+		"io.kubernetes.cri.sandbox-id":        in.PodID,
+		"io.kubernetes.cri.sandbox-name":      in.Pod.Metadata.Name,
+		"io.kubernetes.cri.sandbox-namespace": in.Pod.Metadata.Namespace,
+		"io.kubernetes.cri.sandbox-uid":       in.Pod.Metadata.UID,
+	}
+}
 
-// AllCaps is every capability that this build knows.
-func AllCaps() []string { panic("unfinished") }
+func linux(in Input) (*specs.Linux, error) {
+	sec := &in.Container.Security
+	namespaces, err := namespaces(in)
+	if err != nil {
+		return nil, err
+	}
+	resources := LinuxResources(in.Container.Resources, in.CgroupV2, in.NoSwapLimit)
+	resources.Devices = deviceRules(in)
+	out := &specs.Linux{
+		Namespaces:  namespaces,
+		CgroupsPath: in.CgroupPath,
+		Resources:   resources,
+		Devices:     slices.Clone(in.Devices),
+	}
+	if sec.Privileged {
+		out.Devices = withHostDevices(in.Devices, in.HostDevices)
+		return out, nil
+	}
+	out.MaskedPaths = slices.Clone(sec.MaskedPaths)
+	out.ReadonlyPaths = slices.Clone(sec.ReadonlyPaths)
+	out.Seccomp = in.Seccomp
+	if in.Seccomp == nil && sec.Seccomp != nil && sec.Seccomp.Mode != SeccompUnconfined {
+		return nil, fmt.Errorf("its seccomp filter %q was not resolved", sec.Seccomp.Mode)
+	}
+	return out, nil
+}
+
+// withHostDevices adds the host's nodes that asked does not have at the same path.
+func withHostDevices(asked, host []specs.LinuxDevice) []specs.LinuxDevice {
+	out := slices.Clone(asked)
+	for _, d := range host {
+		if !slices.ContainsFunc(asked, func(a specs.LinuxDevice) bool { return a.Path == d.Path }) {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// namespaces lists those that are not the host's.
+func namespaces(in Input) ([]specs.LinuxNamespace, error) {
+	sec := &in.Container.Security
+	out := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+	for _, n := range []struct {
+		kind specs.LinuxNamespaceType
+		mode NamespaceMode
+	}{
+		{specs.NetworkNamespace, sec.Namespaces.Network},
+		{specs.IPCNamespace, sec.Namespaces.IPC},
+		{specs.PIDNamespace, sec.Namespaces.PID},
+	} {
+		pid := n.kind == specs.PIDNamespace
+		path := in.NamespacePaths[n.kind]
+		switch {
+		case n.mode == ModeNode:
+		case n.mode == ModeContainer && pid:
+			out = append(out, specs.LinuxNamespace{Type: n.kind})
+		case n.mode != ModePod && (n.mode != ModeTarget || !pid):
+			return nil, errkind.New(errkind.InvalidArgument, "%q is no mode of its %s namespace", n.mode, n.kind)
+		case path == "":
+			// Silence would be the host's namespace.
+			return nil, errkind.New(errkind.FailedPrecondition, "there is no %s namespace to join", n.kind)
+		default:
+			out = append(out, specs.LinuxNamespace{Type: n.kind, Path: path})
+		}
+	}
+	if path := in.NamespacePaths[specs.UTSNamespace]; path != "" {
+		out = append(out, specs.LinuxNamespace{Type: specs.UTSNamespace, Path: path})
+	}
+	// On v1 a container sees its own groups through bind mounts instead.
+	if in.CgroupV2 && !sec.Privileged {
+		out = append(out, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	return out, nil
+}
