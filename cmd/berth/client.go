@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"syscall"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-runtime/berth/cri/admin/api"
+)
+
+// maxMessage is what the kubelet allows for an answer too.
+const maxMessage = 16 << 20
+
+// client speaks CRI and the admin service over one connection.
+type client struct {
+	conn    *grpc.ClientConn
+	runtime criv1.RuntimeServiceClient
+	image   criv1.ImageServiceClient
+	admin   *api.Client
+}
+
+// connect knocks at the socket first: what gRPC would say about a daemon that
+// is not there helps nobody.
+func connect(ctx context.Context, socket string) (*client, error) {
+	if err := knock(ctx, socket); err != nil {
+		return nil, err
+	}
+	conn, err := grpc.NewClient("passthrough:///"+socket,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithAuthority("berth"),
+		grpc.WithContextDialer(func(ctx context.Context, path string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)))
+	if err != nil {
+		return nil, cannot(err, "reach the daemon at %s", socket)
+	}
+	return &client{
+		conn:    conn,
+		runtime: criv1.NewRuntimeServiceClient(conn),
+		image:   criv1.NewImageServiceClient(conn),
+		admin:   api.NewClient(conn),
+	}, nil
+}
+
+func (cl *client) close() { _ = cl.conn.Close() }
+
+func knock(ctx context.Context, socket string) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", socket)
+	if err == nil {
+		return conn.Close()
+	}
+	const start = "start it with: systemctl start berthd (or sudo berthd); another socket: --socket or $" + socketEnv
+	p := &problem{what: "cannot reach the daemon", why: fmt.Sprintf("%s: %v", socket, err), do: start}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		p.why = fmt.Sprintf("berthd is not running: there is no socket %s", socket)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		p.why = fmt.Sprintf("berthd is not running: nobody listens at %s", socket)
+	case errors.Is(err, fs.ErrPermission):
+		p.why = fmt.Sprintf("you may not open %s", socket)
+		p.do = "run it as root (sudo berth ...), or join the socket's group"
+	}
+	return p
+}

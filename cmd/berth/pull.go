@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/term"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-runtime/berth/cri/admin/api"
+)
+
+func pullVerb(c *cli) *cobra.Command {
+	var quiet bool
+	var creds string
+	cmd := &cobra.Command{
+		Use:     "pull IMAGE...",
+		Short:   "Fetch images from their registries",
+		Example: examples("berth pull nginx:1.29", "berth pull -q registry.example.com/team/app@sha256:..."),
+	}
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print only the image's id")
+	cmd.Flags().StringVar(&creds, "creds", "", "USER:PASSWORD for the registry")
+	return c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
+		return c.each(args, func(ref string) error {
+			id, err := c.pull(ctx, cl, ref, creds, c.out, quiet)
+			if err != nil {
+				return err
+			}
+			if quiet {
+				fmt.Fprintln(c.out, id)
+			} else {
+				fmt.Fprintf(c.out, "%s: %s\n", ref, short(id, false))
+			}
+			return nil
+		})
+	})
+}
+
+// ensureImage returns the id of an image, pulled if the policy says so. Its
+// progress goes to stderr: stdout is the container's.
+func (c *cli) ensureImage(ctx context.Context, cl *client, ref, policy string) (string, error) {
+	if policy != "always" {
+		st, err := cl.image.ImageStatus(ctx, &criv1.ImageStatusRequest{Image: &criv1.ImageSpec{Image: ref}})
+		if err != nil {
+			return "", cannot(err, "find the image %s", ref)
+		}
+		if st.Image != nil {
+			return st.Image.Id, nil
+		}
+		if policy == "never" {
+			return "", &problem{what: "cannot run " + ref, why: "the image is not here, and --pull never forbids to fetch it", do: "berth pull " + ref}
+		}
+		fmt.Fprintf(c.err, "The image %s is not here yet; pulling it.\n", ref)
+	}
+	return c.pull(ctx, cl, ref, "", c.err, false)
+}
+
+func (c *cli) pull(ctx context.Context, cl *client, ref, creds string, w io.Writer, quiet bool) (string, error) {
+	r := &api.PullRequest{Ref: ref}
+	if creds != "" {
+		user, password, ok := strings.Cut(creds, ":")
+		if !ok {
+			return "", &problem{what: "cannot pull " + ref, why: "--creds is not USER:PASSWORD", do: "write both, with a colon between them"}
+		}
+		r.Username, r.Password = user, password
+	}
+	var show progress = silent{}
+	switch f, isFile := w.(*os.File); {
+	case quiet:
+	case isFile && term.IsTerminal(int(f.Fd())):
+		show = newBars(ctx, f)
+	default:
+		show = &lines{w: w, said: map[string]string{}}
+	}
+	id, err := cl.admin.Pull(ctx, r, show.report)
+	show.end(err == nil)
+	if err != nil {
+		return "", cannot(err, "pull %s", ref)
+	}
+	return id, nil
+}
+
+// progress shows how far a pull is.
+type progress interface {
+	report(*api.Progress)
+	end(ok bool)
+}
+
+type silent struct{}
+
+func (silent) report(*api.Progress) {}
+func (silent) end(bool)             {}
+
+// lines says once a layer what happens to it, for logs and pipes.
+type lines struct {
+	w    io.Writer
+	said map[string]string
+}
+
+func (l *lines) report(p *api.Progress) {
+	if l.said[p.Layer] == p.Status || p.Status == "" {
+		return
+	}
+	l.said[p.Layer] = p.Status
+	switch {
+	case p.Layer == "":
+		fmt.Fprintln(l.w, p.Status)
+	case p.Total > 0:
+		fmt.Fprintf(l.w, "%s: %s (%s)\n", short(p.Layer, false), p.Status, units.HumanSize(float64(p.Total)))
+	default:
+		fmt.Fprintf(l.w, "%s: %s\n", short(p.Layer, false), p.Status)
+	}
+}
+
+func (l *lines) end(bool) {}
+
+// bars draws one bar a layer on a terminal.
+type bars struct {
+	all    *mpb.Progress
+	layers map[string]*mpb.Bar // by digest
+}
+
+func newBars(ctx context.Context, w io.Writer) *bars {
+	return &bars{
+		all:    mpb.NewWithContext(ctx, mpb.WithOutput(w), mpb.WithWidth(40), mpb.WithRefreshRate(100*time.Millisecond)),
+		layers: map[string]*mpb.Bar{},
+	}
+}
+
+func (b *bars) report(p *api.Progress) {
+	if p.Layer == "" {
+		return // the bars tell as much
+	}
+	bar, ok := b.layers[p.Layer]
+	if !ok {
+		bar = b.all.AddBar(0,
+			mpb.PrependDecorators(decor.Name(short(p.Layer, false)+" ")),
+			mpb.AppendDecorators(decor.CountersKiloByte("% .1f / % .1f"), decor.OnComplete(decor.Name(""), " done")))
+		b.layers[p.Layer] = bar
+	}
+	if p.Total > 0 {
+		bar.SetTotal(p.Total, false)
+	}
+	bar.SetCurrent(p.Done)
+}
+
+func (b *bars) end(ok bool) {
+	for _, bar := range b.layers {
+		if ok {
+			bar.SetTotal(-1, true) // what is there counts as whole
+		} else {
+			bar.Abort(false)
+		}
+	}
+	b.all.Wait()
+}

@@ -1,0 +1,337 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// runFlags is a container as docker's words describe it.
+type runFlags struct {
+	detach, remove     bool
+	stdin, tty         bool // refused for now
+	name, hostname     string
+	ports, volumes     []string
+	env, envFiles      []string
+	labels             []string
+	workdir, user      string
+	entrypoint         string
+	entrypointSet      bool
+	network, pull      string
+	cpus, memory       string
+	pids               int64
+	capAdd, capDrop    []string
+	privileged         bool
+	readOnly           bool
+	stopSignal         string
+	image              string
+	args               []string
+	uid                string // of the pod
+	logRoot, logFolder string // the folder is the pod's own, below the root
+}
+
+func (r *runFlags) register(f *pflag.FlagSet) {
+	f.SetInterspersed(false) // what follows IMAGE belongs to the container
+	f.BoolVarP(&r.detach, "detach", "d", false, "print the id and return; do not follow the log")
+	f.BoolVar(&r.remove, "rm", false, "remove the container, its pod and its log when it ends")
+	f.BoolVarP(&r.stdin, "interactive", "i", false, "not yet: keep stdin open")
+	f.BoolVarP(&r.tty, "tty", "t", false, "not yet: give it a terminal")
+	f.StringVar(&r.name, "name", "", "name (generated if none is given)")
+	f.StringVar(&r.hostname, "hostname", "", "host name inside (the name if none is given)")
+	f.StringArrayVarP(&r.ports, "publish", "p", nil, "publish a port: [HOSTIP:]HOST:CONTAINER[/PROTO], also ranges")
+	f.StringArrayVarP(&r.volumes, "volume", "v", nil, "mount a host path: HOST:CONTAINER[:ro,rw,rshared,rslave,rprivate]")
+	f.StringArrayVarP(&r.env, "env", "e", nil, "set a variable: NAME=VALUE, or NAME to pass on your own")
+	f.StringArrayVar(&r.envFiles, "env-file", nil, "read variables from a file")
+	f.StringArrayVarP(&r.labels, "label", "l", nil, "set a label: NAME=VALUE")
+	f.StringVarP(&r.workdir, "workdir", "w", "", "working directory inside")
+	f.StringVarP(&r.user, "user", "u", "", "user: UID[:GID] or NAME[:GID]")
+	f.StringVar(&r.entrypoint, "entrypoint", "", "replace the image's entrypoint; empty removes it")
+	f.StringVar(&r.network, "network", "bridge", "bridge or host")
+	f.StringVar(&r.pull, "pull", "missing", "pull the image: missing, always or never")
+	f.StringVar(&r.cpus, "cpus", "", "limit of CPU time, in CPUs: 1.5")
+	f.StringVarP(&r.memory, "memory", "m", "", "limit of memory: 256m")
+	f.Int64Var(&r.pids, "pids-limit", 0, "limit of processes; -1 for none")
+	f.StringSliceVar(&r.capAdd, "cap-add", nil, "add a capability: NET_ADMIN, or ALL")
+	f.StringSliceVar(&r.capDrop, "cap-drop", nil, "drop a capability: NET_RAW, or ALL")
+	f.BoolVar(&r.privileged, "privileged", false, "all capabilities, all devices, no filters")
+	f.BoolVar(&r.readOnly, "read-only", false, "mount the root file system read-only")
+	f.StringVar(&r.stopSignal, "stop-signal", "", "signal that stops it (the image's if none is given)")
+}
+
+// A name becomes part of a file name and, by default, the host name.
+var goodName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
+
+// check refuses what can be refused without asking the daemon.
+func (r *runFlags) check() error {
+	p := &problem{what: "cannot run " + r.image}
+	switch {
+	case r.stdin || r.tty:
+		p.why, p.do = "stdin and terminals (-i, -t) come with the streams, which this version does not have", "run it without -i and -t, and use berth logs and berth exec"
+	case r.detach && r.remove:
+		p.why, p.do = "nobody is left to remove it when it ends (--rm with -d)", "leave out one of the two, and remove it later with berth rm"
+	case r.network != "bridge" && r.network != "host":
+		p.why, p.do = fmt.Sprintf("there is no network %q", r.network), "choose --network bridge or --network host"
+	case r.network == "host" && len(r.ports) > 0:
+		p.why, p.do = "on the host's network its ports are the host's own", "leave out -p, or choose --network bridge"
+	case r.network == "host" && r.hostname != "":
+		p.why, p.do = "on the host's network it has the host's name", "leave out --hostname, or choose --network bridge"
+	case !slices.Contains([]string{"missing", "always", "never"}, r.pull):
+		p.why, p.do = fmt.Sprintf("there is no pull policy %q", r.pull), "choose --pull missing, always or never"
+	case r.workdir != "" && !path.IsAbs(r.workdir):
+		p.why, p.do = fmt.Sprintf("the working directory %q is not absolute", r.workdir), "write for example -w /app"
+	case r.entrypointSet && r.entrypoint == "" && len(r.args) == 0:
+		p.why, p.do = "an empty entrypoint leaves nothing to execute", "write a command after the image"
+	case r.name != "" && !goodName.MatchString(r.name):
+		p.why, p.do = fmt.Sprintf("the name %q is not of letters, digits, _, . and -", r.name), "choose a name like web or web-1"
+	default:
+		return nil
+	}
+	return p
+}
+
+// podConfig is the pod of one.
+func (r *runFlags) podConfig() (*criv1.PodSandboxConfig, error) {
+	ports, err := parsePorts(r.ports)
+	if err != nil {
+		return nil, err
+	}
+	labels, err := parseLabels(r.labels)
+	if err != nil {
+		return nil, err
+	}
+	labels[runLabel] = "true"
+	annotations := map[string]string{}
+	if len(ports) > 0 {
+		var shown []string
+		for _, m := range ports {
+			shown = append(shown, portText(m))
+		}
+		annotations[portsAnnotation] = strings.Join(shown, ", ")
+	}
+	hostname := r.hostname
+	switch {
+	case r.network == "host":
+		hostname = ""
+	case hostname == "":
+		hostname = strings.ReplaceAll(r.name, "_", "-")
+	}
+	return &criv1.PodSandboxConfig{
+		Metadata:     r.metadata(),
+		Hostname:     hostname,
+		LogDirectory: path.Join(r.logRoot, r.logFolder),
+		PortMappings: ports,
+		Labels:       labels,
+		Annotations:  annotations,
+		Linux: &criv1.LinuxPodSandboxConfig{SecurityContext: &criv1.LinuxSandboxSecurityContext{
+			NamespaceOptions: r.namespaces(),
+			Privileged:       r.privileged,
+			Seccomp:          r.seccomp(),
+		}},
+	}, nil
+}
+
+func (r *runFlags) metadata() *criv1.PodSandboxMetadata {
+	return &criv1.PodSandboxMetadata{Name: r.name, Namespace: "default", Uid: r.uid}
+}
+
+func (r *runFlags) namespaces() *criv1.NamespaceOption {
+	ns := &criv1.NamespaceOption{Pid: criv1.NamespaceMode_CONTAINER}
+	if r.network == "host" {
+		ns.Network = criv1.NamespaceMode_NODE
+	}
+	return ns
+}
+
+func (r *runFlags) seccomp() *criv1.SecurityProfile {
+	if r.privileged {
+		return &criv1.SecurityProfile{ProfileType: criv1.SecurityProfile_Unconfined}
+	}
+	return &criv1.SecurityProfile{ProfileType: criv1.SecurityProfile_RuntimeDefault}
+}
+
+// containerConfig is the container of the pod of one. image is what the
+// daemon knows the image by, argv what will be executed, as far as is known.
+func (r *runFlags) containerConfig(image string, argv []string) (*criv1.ContainerConfig, error) {
+	mounts, err := parseVolumes(r.volumes)
+	if err != nil {
+		return nil, err
+	}
+	env, err := parseEnv(r.envFiles, r.env, os.LookupEnv)
+	if err != nil {
+		return nil, err
+	}
+	labels, err := parseLabels(r.labels)
+	if err != nil {
+		return nil, err
+	}
+	labels[runLabel] = "true"
+	limits, err := parseLimits(r.cpus, r.memory, r.pids)
+	if err != nil {
+		return nil, err
+	}
+	security, err := r.security()
+	if err != nil {
+		return nil, err
+	}
+	stop, err := parseSignal(r.stopSignal)
+	if err != nil {
+		return nil, err
+	}
+	note, err := json.Marshal(argv)
+	if err != nil {
+		return nil, err
+	}
+	command, args := r.command()
+	return &criv1.ContainerConfig{
+		Metadata:    &criv1.ContainerMetadata{Name: r.name},
+		Image:       &criv1.ImageSpec{Image: image, UserSpecifiedImage: r.image},
+		Command:     command,
+		Args:        args,
+		WorkingDir:  r.workdir,
+		Envs:        env,
+		Mounts:      mounts,
+		Labels:      labels,
+		Annotations: map[string]string{commandNote: string(note)},
+		LogPath:     "0.log",
+		StopSignal:  stop,
+		Linux:       &criv1.LinuxContainerConfig{Resources: limits, SecurityContext: security},
+	}, nil
+}
+
+// command divides what to execute the way CRI has it: Command replaces the
+// image's entrypoint and its command, Args only the command.
+func (r *runFlags) command() (command, args []string) {
+	switch {
+	case r.entrypoint != "":
+		return []string{r.entrypoint}, r.args
+	case r.entrypointSet:
+		return r.args, nil
+	}
+	return nil, r.args
+}
+
+// argv is what will be executed, given what the image says.
+func (r *runFlags) argv(config json.RawMessage) []string {
+	var img struct{ Entrypoint, Cmd []string }
+	_ = json.Unmarshal(config, &img) // for display only: an image without it shows less
+	command, args := r.command()
+	if command == nil {
+		command = img.Entrypoint
+		if args == nil {
+			args = img.Cmd
+		}
+	}
+	return slices.Concat(command, args)
+}
+
+func (r *runFlags) security() (*criv1.LinuxContainerSecurityContext, error) {
+	sc := &criv1.LinuxContainerSecurityContext{
+		Privileged:       r.privileged,
+		ReadonlyRootfs:   r.readOnly,
+		NamespaceOptions: r.namespaces(),
+		Seccomp:          r.seccomp(),
+	}
+	if !r.privileged {
+		// CRI takes exactly the lists that it is given, so that whoever makes
+		// a container has to bring them. These are the peers' own.
+		sc.MaskedPaths = maskedPaths()
+		sc.ReadonlyPaths = readonlyPaths()
+	}
+	if len(r.capAdd)+len(r.capDrop) > 0 {
+		add, err := capabilities("add", r.capAdd)
+		if err != nil {
+			return nil, err
+		}
+		drop, err := capabilities("drop", r.capDrop)
+		if err != nil {
+			return nil, err
+		}
+		sc.Capabilities = &criv1.Capability{AddCapabilities: add, DropCapabilities: drop}
+	}
+	return sc, r.identity(sc)
+}
+
+// identity reads --user. CRI has no group by name.
+func (r *runFlags) identity(sc *criv1.LinuxContainerSecurityContext) error {
+	if r.user == "" {
+		return nil
+	}
+	user, group, hasGroup := strings.Cut(r.user, ":")
+	p := &problem{what: fmt.Sprintf("cannot run as user %q", r.user), do: "write -u UID, -u UID:GID, -u NAME or -u NAME:GID"}
+	if user == "" {
+		p.why = "the user is missing"
+		return p
+	}
+	if uid, err := strconv.ParseUint(user, 10, 32); err == nil {
+		sc.RunAsUser = &criv1.Int64Value{Value: int64(uid)}
+	} else {
+		sc.RunAsUsername = user
+	}
+	if hasGroup {
+		gid, err := strconv.ParseUint(group, 10, 32)
+		if err != nil {
+			p.why = fmt.Sprintf("the group %q is not a number", group)
+			return p
+		}
+		sc.RunAsGroup = &criv1.Int64Value{Value: int64(gid)}
+	}
+	return nil
+}
+
+var goodCapability = regexp.MustCompile(`^[A-Z][A-Z_]*$`)
+
+func capabilities(verb string, names []string) ([]string, error) {
+	var out []string
+	for _, name := range names {
+		c := strings.TrimPrefix(strings.ToUpper(strings.TrimSpace(name)), "CAP_")
+		if !goodCapability.MatchString(c) {
+			return nil, &problem{
+				what: fmt.Sprintf("cannot %s the capability %q", verb, name),
+				why:  "it is not the name of one",
+				do:   "write for example NET_ADMIN or ALL; man 7 capabilities lists them",
+			}
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+func maskedPaths() []string {
+	return []string{
+		"/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+		"/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+		"/sys/devices/virtual/powercap",
+	}
+}
+
+func readonlyPaths() []string {
+	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+}
+
+// parseSignal reads "SIGTERM", "TERM" or "15" into CRI's own numbers.
+func parseSignal(s string) (criv1.Signal, error) {
+	if s == "" {
+		return criv1.Signal_SIGNAL_RUNTIME_DEFAULT, nil
+	}
+	name := strings.ToUpper(s)
+	if n, err := strconv.Atoi(s); err == nil {
+		name = signalName(n)
+	}
+	name = strings.NewReplacer("+", "PLUS", "-", "MINUS").Replace(strings.TrimPrefix(name, "SIG"))
+	if v, ok := criv1.Signal_value["SIGNAL_SIG"+name]; ok {
+		return criv1.Signal(v), nil
+	}
+	return 0, &problem{
+		what: fmt.Sprintf("cannot stop it with the signal %q", s),
+		why:  "there is no such signal",
+		do:   "write a name or a number, for example SIGQUIT or 3; kill -l lists them",
+	}
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func rmiVerb(c *cli) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:     "rmi IMAGE...",
+		Short:   "Remove images",
+		Example: examples("berth rmi nginx:1.29", "berth rmi 9f3c2a1b"),
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "also an image that containers use; they go on")
+	return c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
+		inv, err := cl.look(ctx)
+		if err != nil {
+			return err
+		}
+		return c.each(args, func(ref string) error {
+			id, err := cl.findImage(ctx, ref)
+			if err != nil {
+				return err
+			}
+			if users := inv.users(id); len(users) > 0 && !force {
+				return &problem{
+					what: "cannot remove the image " + ref,
+					why:  "it is used by " + strings.Join(users, ", "),
+					do:   "remove these first (berth rm), or insist with berth rmi -f",
+				}
+			}
+			if _, err := cl.image.RemoveImage(ctx, &criv1.RemoveImageRequest{Image: &criv1.ImageSpec{Image: ref}}); err != nil {
+				return cannot(err, "remove the image %s", ref)
+			}
+			fmt.Fprintln(c.out, ref)
+			return nil
+		})
+	})
+}
+
+// findImage returns the id of the image that ref names.
+func (cl *client) findImage(ctx context.Context, ref string) (string, error) {
+	st, err := cl.image.ImageStatus(ctx, &criv1.ImageStatusRequest{Image: &criv1.ImageSpec{Image: ref}})
+	if err != nil {
+		return "", cannot(err, "find the image %s", ref)
+	}
+	if st.Image == nil {
+		return "", &problem{what: "cannot find the image " + ref, why: "no image here has this name or id", do: "see what there is with: berth images"}
+	}
+	return st.Image.Id, nil
+}
+
+// users names the containers that were made of an image.
+func (inv *inventory) users(imageID string) []string {
+	var names []string
+	for _, o := range inv.allContainers() {
+		if o.container.ImageId == imageID {
+			names = append(names, o.String())
+		}
+	}
+	slices.Sort(names)
+	return names
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+const (
+	defaultSocket = "/run/berth/berth.sock"
+	socketEnv     = "BERTH_SOCKET"
+)
+
+// cli is what every verb shares: where it reads and writes, and the flags that
+// stand before the verb.
+type cli struct {
+	in       io.Reader
+	out, err io.Writer
+	socket   string // of the daemon
+	output   string // table or json
+	now      func() time.Time
+}
+
+// run is the command with its arguments; it returns the exit code.
+func run(args []string, in io.Reader, out, err io.Writer) int {
+	c := &cli{in: in, out: out, err: err, now: time.Now}
+	root := newRoot(c)
+	root.SetArgs(args)
+	return report(err, root.ExecuteContext(context.Background()))
+}
+
+func newRoot(c *cli) *cobra.Command {
+	socket := os.Getenv(socketEnv)
+	if socket == "" {
+		socket = defaultSocket
+	}
+	root := &cobra.Command{
+		Use:           "berth",
+		Short:         "Run containers on this node",
+		Long:          "berth runs containers on this node and looks after its images.\nIt talks to berthd; crictl and the kubelet see the same containers.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Example:       "  berth run -d --name web -p 8080:80 nginx\n  berth ps",
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if c.output != "table" && c.output != "json" {
+				return &problem{what: fmt.Sprintf("cannot print as %q", c.output), why: "there is no such format", do: "choose --output table or --output json"}
+			}
+			return nil
+		},
+	}
+	root.SetOut(c.out)
+	root.SetErr(c.err)
+	root.SetIn(c.in)
+	flags := root.PersistentFlags()
+	flags.StringVar(&c.socket, "socket", socket, "socket of the daemon; also in $"+socketEnv)
+	flags.StringVar(&c.output, "output", "table", "format of what is listed: table or json")
+	root.SetFlagErrorFunc(usageProblem)
+	root.AddCommand(
+		runVerb(c), startVerb(c), stopVerb(c), killVerb(c), rmVerb(c), waitVerb(c),
+		psVerb(c), podsVerb(c), logsVerb(c), execVerb(c), statsVerb(c), inspectVerb(c),
+		imagesVerb(c), pullVerb(c), loadVerb(c), tagVerb(c), rmiVerb(c),
+		checkVerb(c), dfVerb(c), infoVerb(c), versionVerb(c), stepsVerb(c),
+	)
+	return root
+}
+
+// verb finishes cmd: its arguments are checked in our words, and do gets a
+// connection to the daemon that ends with it.
+func (c *cli) verb(cmd *cobra.Command, args cobra.PositionalArgs, do func(context.Context, *client, []string) error) *cobra.Command {
+	cmd.Args = func(cmd *cobra.Command, given []string) error {
+		if err := args(cmd, given); err != nil {
+			return usageProblem(cmd, err)
+		}
+		return nil
+	}
+	cmd.RunE = func(cmd *cobra.Command, given []string) error {
+		cl, err := connect(cmd.Context(), c.socket)
+		if err != nil {
+			return err
+		}
+		defer cl.close()
+		return do(cmd.Context(), cl, given)
+	}
+	return cmd
+}
+
+// examples formats the two examples of a verb's --help.
+func examples(lines ...string) string { return "  " + strings.Join(lines, "\n  ") }
+
+func usageProblem(cmd *cobra.Command, err error) error {
+	return &problem{what: fmt.Sprintf("cannot read the arguments of %s", cmd.CommandPath()), why: err.Error(), do: "see: " + cmd.CommandPath() + " --help"}
+}
+
+// json prints v indented, as the answer of a verb.
+func (c *cli) json(v any) error {
+	enc := json.NewEncoder(c.out)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// each runs do for every name and goes on after a failure, so that one wrong
+// name does not hold up the others. The first failure is the command's; the
+// others are told as they occur.
+func (c *cli) each(names []string, do func(string) error) error {
+	var first error
+	for _, name := range names {
+		err := do(name)
+		switch {
+		case err == nil:
+		case first == nil:
+			first = err
+		default:
+			report(c.err, err)
+		}
+	}
+	return first
+}

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	mathrand "math/rand/v2"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func runVerb(c *cli) *cobra.Command {
+	var r runFlags
+	cmd := &cobra.Command{
+		Use:   "run [flags] IMAGE [COMMAND [ARG...]]",
+		Short: "Run a container in a pod of its own",
+		Long: "Run a container in a pod of its own. Without -d its output is followed, signals are\n" +
+			"passed on to it, and its exit code becomes the exit code of this command.",
+		Example: examples("berth run --rm busybox echo hello", "berth run -d --name web -p 8080:80 -v /srv/www:/usr/share/nginx/html:ro nginx"),
+	}
+	r.register(cmd.Flags())
+	return c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
+		r.image, r.args = args[0], args[1:]
+		r.entrypointSet = cmd.Flags().Changed("entrypoint")
+		if err := r.check(); err != nil {
+			return err
+		}
+		return c.runContainer(ctx, cl, &r)
+	})
+}
+
+// runContainer makes and starts it, and with it in the foreground stays until
+// its end. Until the container runs a signal ends the attempt and leaves
+// nothing behind; from then on signals are the container's.
+func (c *cli) runContainer(ctx context.Context, cl *client, r *runFlags) error {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, forwarded()...)
+	defer signal.Stop(signals)
+
+	making, stop := context.WithCancel(ctx)
+	made := make(chan struct{})
+	go func() {
+		select {
+		case <-signals:
+			stop()
+		case <-made:
+		}
+	}()
+	one, err := c.makeOne(making, cl, r)
+	close(made)
+	stop()
+	if err != nil {
+		return err
+	}
+	if r.detach {
+		fmt.Fprintln(c.out, one.container)
+		return nil
+	}
+	result, err := c.attend(ctx, cl, one.container, signals)
+	if err != nil {
+		return err
+	}
+	if err := one.finish(ctx, cl, r.remove); err != nil {
+		report(c.err, err) // the container's own code matters more
+	}
+	return result
+}
+
+// podOfOne is what berth run has made, as far as it got.
+type podOfOne struct {
+	name           string
+	pod, container string // ids
+	logs           logFolder
+}
+
+// makeOne goes from the image to the running container, and back on failure.
+func (c *cli) makeOne(ctx context.Context, cl *client, r *runFlags) (one *podOfOne, err error) {
+	if err := r.prepare(ctx, cl); err != nil {
+		return nil, err
+	}
+	// Mistakes in the flags show before anything is pulled or made.
+	podConfig, err := r.podConfig()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := r.containerConfig(r.image, nil); err != nil {
+		return nil, err
+	}
+	image, err := c.ensureImage(ctx, cl, r.image, r.pull)
+	if err != nil {
+		return nil, err
+	}
+	var argv []string
+	if info, err := cl.admin.InspectImage(ctx, image); err == nil {
+		argv = r.argv(info.Config)
+	} else {
+		argv = r.argv(nil)
+	}
+	config, err := r.containerConfig(image, argv)
+	if err != nil {
+		return nil, err
+	}
+
+	one = &podOfOne{name: r.name, logs: logFolder{root: r.logRoot, name: r.logFolder}}
+	defer func() {
+		if err != nil {
+			one.undo(ctx, cl)
+		}
+	}()
+	pod, err := cl.runtime.RunPodSandbox(ctx, &criv1.RunPodSandboxRequest{Config: podConfig})
+	if err != nil {
+		return nil, cannot(err, "run %s", r.image)
+	}
+	one.pod = pod.PodSandboxId
+	created, err := cl.runtime.CreateContainer(ctx, &criv1.CreateContainerRequest{
+		PodSandboxId: one.pod, Config: config, SandboxConfig: podConfig,
+	})
+	if err != nil {
+		return nil, cannot(err, "run %s", r.image)
+	}
+	one.container = created.ContainerId
+	if _, err := cl.runtime.StartContainer(ctx, &criv1.StartContainerRequest{ContainerId: one.container}); err != nil {
+		return nil, cannot(err, "run %s", r.image)
+	}
+	return one, nil
+}
+
+// prepare asks the daemon what the requests need: where logs go, and which
+// names are taken.
+func (r *runFlags) prepare(ctx context.Context, cl *client) error {
+	info, err := cl.admin.Info(ctx)
+	if err != nil {
+		return cannot(err, "run %s", r.image)
+	}
+	inv, err := cl.look(ctx)
+	if err != nil {
+		return err
+	}
+	taken := map[string]string{}
+	for _, p := range inv.pods {
+		if p.Labels[runLabel] != "" {
+			taken[p.GetMetadata().GetName()] = p.Id
+		}
+	}
+	if id, ok := taken[r.name]; ok {
+		return &problem{
+			what: fmt.Sprintf("cannot run a container named %s", r.name),
+			why:  fmt.Sprintf("the name belongs to pod %s", short(id, false)),
+			do:   fmt.Sprintf("remove that one (berth rm -f %s), or choose another name", r.name),
+		}
+	}
+	for r.name == "" || taken[r.name] != "" {
+		r.name = inventName()
+	}
+	r.uid = randomUID()
+	r.logRoot = info.LogRoot
+	r.logFolder = logFolderName(r.metadata())
+	return nil
+}
+
+// finish releases what an ended container holds: its pod's address and ports
+// always, and with remove everything.
+func (o *podOfOne) finish(ctx context.Context, cl *client, remove bool) error {
+	if _, err := cl.runtime.StopPodSandbox(ctx, &criv1.StopPodSandboxRequest{PodSandboxId: o.pod}); err != nil {
+		return cannot(err, "stop the pod of %s", o.name)
+	}
+	if !remove {
+		return nil
+	}
+	if _, err := cl.runtime.RemovePodSandbox(ctx, &criv1.RemovePodSandboxRequest{PodSandboxId: o.pod}); err != nil {
+		return cannot(err, "remove the pod of %s", o.name)
+	}
+	return o.logs.remove()
+}
+
+// undo removes a half-made pod of one. It has its own time, as ctx may have
+// ended already, and says nothing: the failure that led here is what counts.
+func (o *podOfOne) undo(ctx context.Context, cl *client) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if o.pod != "" {
+		_ = o.finish(ctx, cl, true)
+	}
+}
+
+// forwarded are the signals that a foreground container gets in our place.
+func forwarded() []os.Signal {
+	return []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2}
+}
+
+func signalName(n int) string { return unix.SignalName(unix.Signal(n)) }
+
+func randomUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// inventName makes a name that can be said aloud and is a good host name.
+func inventName() string {
+	adjectives := []string{
+		"able", "brisk", "calm", "deft", "early", "fair", "glad", "hale", "keen", "light", "mild", "neat",
+		"plain", "quick", "ready", "sound", "steady", "tidy", "true", "warm", "wide", "wise",
+	}
+	nouns := []string{
+		"anchor", "beacon", "bollard", "buoy", "cleat", "cove", "dinghy", "ferry", "galley", "harbour", "jetty",
+		"keel", "lantern", "mast", "mooring", "oar", "pier", "pilot", "quay", "rudder", "sail", "tide", "tug",
+	}
+	return fmt.Sprintf("%s-%s-%02d", adjectives[mathrand.IntN(len(adjectives))], nouns[mathrand.IntN(len(nouns))], mathrand.IntN(100))
+}

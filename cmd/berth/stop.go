@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func stopVerb(c *cli) *cobra.Command {
+	var grace int64
+	var force bool
+	cmd := &cobra.Command{
+		Use:     "stop CONTAINER|POD...",
+		Short:   "Stop containers or pods",
+		Long:    "Stop containers or pods: the stop signal, and after the grace time the end.\nA pod that berth run made gives back its address and ports too.",
+		Example: examples("berth stop web", "berth stop -t 60 db"),
+	}
+	cmd.Flags().Int64VarP(&grace, "time", "t", 10, "seconds before it is killed")
+	cmd.Flags().BoolVar(&force, "force", false, "also what the kubelet looks after")
+	return c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
+		inv, err := cl.look(ctx)
+		if err != nil {
+			return err
+		}
+		return c.each(args, func(name string) error {
+			o, err := inv.find(name)
+			if err != nil {
+				return err
+			}
+			if err := o.guard("stop", force); err != nil {
+				return err
+			}
+			if err := cl.stop(ctx, inv, o, grace); err != nil {
+				return err
+			}
+			fmt.Fprintln(c.out, name)
+			return nil
+		})
+	})
+}
+
+// stop ends a container, or all of a pod with the same grace for each of its
+// containers, which CRI's own StopPodSandbox would kill at once.
+func (cl *client) stop(ctx context.Context, inv *inventory, o object, grace int64) error {
+	targets := inv.of(o.id())
+	if o.container != nil {
+		targets = []*criv1.Container{o.container}
+	}
+	for _, t := range targets {
+		if t.State == criv1.ContainerState_CONTAINER_EXITED {
+			continue
+		}
+		if _, err := cl.runtime.StopContainer(ctx, &criv1.StopContainerRequest{ContainerId: t.Id, Timeout: grace}); err != nil {
+			return cannot(err, "stop %s", object{container: t, pod: o.pod})
+		}
+	}
+	if o.container != nil && !(o.ours() && len(inv.of(o.pod.Id)) == 1) {
+		return nil
+	}
+	_, err := cl.runtime.StopPodSandbox(ctx, &criv1.StopPodSandboxRequest{PodSandboxId: o.pod.Id})
+	return cannot(err, "stop %s", o)
+}
