@@ -48,7 +48,7 @@ func Dial(path string) *Client { return &Client{path: path} }
 
 // Info asks who the shim is and what it holds.
 func (c *Client) Info(ctx context.Context) (Info, error) {
-	r, err := c.call(ctx, Request{Verb: VerbInfo})
+	r, _, err := c.call(ctx, 0, Request{Verb: VerbInfo})
 	if err == nil && r.Info == nil {
 		err = c.odd(VerbInfo)
 	}
@@ -61,58 +61,121 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 // Create makes the container's init, which waits for Start. A Create that
 // failed left nothing behind.
 func (c *Client) Create(ctx context.Context, cr Create) (Created, error) {
-	r, err := c.call(ctx, Request{Verb: VerbCreate, ID: cr.ID, Create: &cr})
+	want := 0
+	if cr.TTY {
+		want = 1
+	}
+	r, files, err := c.call(ctx, want, Request{Verb: VerbCreate, ID: cr.ID, Create: &cr})
 	if err == nil && r.Created == nil {
+		CloseAll(files)
 		err = c.odd(VerbCreate)
 	}
 	if err != nil {
 		return Created{}, err
+	}
+	if cr.TTY {
+		r.Created.Console = files[0]
 	}
 	return *r.Created, nil
 }
 
 // Start lets a created container's init execute its program.
 func (c *Client) Start(ctx context.Context, id string) error {
-	_, err := c.call(ctx, Request{Verb: VerbStart, ID: id})
+	_, _, err := c.call(ctx, 0, Request{Verb: VerbStart, ID: id})
 	return err
 }
 
 // Delete kills what is left of the container and removes what the shim and
 // libcontainer hold of it, but not its bundle. It is idempotent.
 func (c *Client) Delete(ctx context.Context, id string) error {
-	_, err := c.call(ctx, Request{Verb: VerbDelete, ID: id})
+	_, _, err := c.call(ctx, 0, Request{Verb: VerbDelete, ID: id})
 	return err
 }
 
 // ReopenLog makes the shim open the container's log by path again, after a
 // rotation. When it returns an error the old file is still written to.
 func (c *Client) ReopenLog(ctx context.Context, id string) error {
-	_, err := c.call(ctx, Request{Verb: VerbReopenLog, ID: id})
+	_, _, err := c.call(ctx, 0, Request{Verb: VerbReopenLog, ID: id})
 	return err
 }
 
 // Update applies the limits in file, a specs.LinuxResources as JSON.
 func (c *Client) Update(ctx context.Context, id, file string) error {
-	_, err := c.call(ctx, Request{Verb: VerbUpdate, ID: id, ResourcesFile: file})
+	_, _, err := c.call(ctx, 0, Request{Verb: VerbUpdate, ID: id, ResourcesFile: file})
 	return err
 }
 
-// Adopt makes the shim take over a container whose shim has died. The pidfd of
-// the container's init may be nil; if it was opened before the init ended, it
-// still tells the exit status. It stays the caller's.
+// Adopt makes the shim take over a container whose shim has died; one that it
+// already has is success. The pidfd of the container's init may be nil; if it
+// was opened before the init ended, it still tells the exit status. It and
+// cr.Console stay the caller's.
 func (c *Client) Adopt(ctx context.Context, cr Create, pidfd *os.File) error {
+	req := Request{Verb: VerbAdopt, ID: cr.ID, Create: &cr, Pidfd: pidfd != nil, Console: cr.Console != nil}
 	var files []*os.File
-	if pidfd != nil {
-		files = append(files, pidfd)
+	for _, f := range []*os.File{pidfd, cr.Console} {
+		if f != nil {
+			files = append(files, f)
+		}
 	}
-	_, err := c.call(ctx, Request{Verb: VerbAdopt, ID: cr.ID, Create: &cr}, files...)
+	_, _, err := c.call(ctx, 0, req, files...)
+	return err
+}
+
+// Attach copies what the container prints from now on to stdout and stderr,
+// each of which may be nil, until the container's output has ended or ctx is
+// done. The shim writes to copies of the files, which stay the caller's: a
+// reader of a pipe sees its end when the caller's copy is closed as well.
+// Attached is called, if not nil, once nothing more will be missed.
+func (c *Client) Attach(ctx context.Context, id string, stdout, stderr *os.File, attached func()) error {
+	conn, stop, err := c.connect(ctx, VerbAttach)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	defer func() { _ = conn.Close() }()
+	req := Request{Verb: VerbAttach, ID: id, Attach: &Attach{Stdout: stdout != nil, Stderr: stderr != nil}}
+	var files []*os.File
+	for _, f := range []*os.File{stdout, stderr} {
+		if f != nil {
+			files = append(files, f)
+		}
+	}
+	if err := conn.Send(req, files...); err != nil {
+		return c.broken(ctx, VerbAttach, err)
+	}
+	for _, f := range []func(){attached, nil} { // at once, and at the end
+		_, got, err := c.receive(ctx, conn, VerbAttach)
+		CloseAll(got)
+		if err != nil {
+			return err
+		}
+		if f != nil {
+			f()
+		}
+	}
+	return nil
+}
+
+// Console returns the pty's master of a running container with a TTY.
+func (c *Client) Console(ctx context.Context, id string) (*os.File, error) {
+	_, files, err := c.call(ctx, 1, Request{Verb: VerbConsole, ID: id})
+	if err != nil {
+		return nil, err
+	}
+	return files[0], nil
+}
+
+// EndStdin lets the container read the end of its stdin as soon as nobody else
+// has the FIFO open for writing.
+func (c *Client) EndStdin(ctx context.Context, id string) error {
+	_, _, err := c.call(ctx, 0, Request{Verb: VerbEndStdin, ID: id})
 	return err
 }
 
 // Shutdown ends the shim, or fails with errkind.FailedPrecondition while
 // containers are held.
 func (c *Client) Shutdown(ctx context.Context) error {
-	_, err := c.call(ctx, Request{Verb: VerbShutdown})
+	_, _, err := c.call(ctx, 0, Request{Verb: VerbShutdown})
 	return err
 }
 
@@ -211,20 +274,23 @@ func (p *Process) Wait(ctx context.Context) (Exited, error) {
 // Close abandons the process: it runs on, and nobody hears of its end.
 func (p *Process) Close() error { return p.conn.Close() }
 
-// call sends one request and returns its only answer.
-func (c *Client) call(ctx context.Context, req Request, files ...*os.File) (Response, error) {
+// call sends one request and returns its only answer, with want files.
+func (c *Client) call(ctx context.Context, want int, req Request, files ...*os.File) (Response, []*os.File, error) {
 	conn, stop, err := c.connect(ctx, req.Verb)
 	if err != nil {
-		return Response{}, err
+		return Response{}, nil, err
 	}
 	defer stop()
 	defer func() { _ = conn.Close() }()
 	if err := conn.Send(req, files...); err != nil {
-		return Response{}, c.broken(ctx, req.Verb, err)
+		return Response{}, nil, c.broken(ctx, req.Verb, err)
 	}
 	r, got, err := c.receive(ctx, conn, req.Verb)
-	CloseAll(got)
-	return r, err
+	if err == nil && len(got) != want {
+		CloseAll(got)
+		return Response{}, nil, c.odd(req.Verb)
+	}
+	return r, got, err
 }
 
 // connect returns a connection that is closed when ctx ends before stop.

@@ -20,6 +20,7 @@ type LaunchConfig struct {
 
 	Socket  string // at most 107 bytes
 	Dir     string // made with mode 0700 if it is absent; holds the socket
+	Root    string // libcontainer's state root, where Delete finds containers that the shim does not know
 	LogFile string // appended to; empty: discarded
 
 	// Cgroup, if set, moves the new process out of the daemon's cgroup, before
@@ -88,7 +89,7 @@ func start(exe *os.File, cfg LaunchConfig) (*os.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("/proc/self/fd/"+strconv.Itoa(fd), "--socket", cfg.Socket)
+	cmd := exec.Command("/proc/self/fd/"+strconv.Itoa(fd), "--socket", cfg.Socket, "--root", cfg.Root)
 	cmd.Args[0] = "berth-shim"
 	cmd.Dir = "/"
 	cmd.Env = environ()

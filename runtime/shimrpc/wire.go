@@ -12,7 +12,10 @@
 // the request names.
 package shimrpc
 
-import "time"
+import (
+	"os"
+	"time"
+)
 
 // MaxPacket bounds one message in bytes.
 const MaxPacket = 64 << 10
@@ -24,13 +27,16 @@ type Verb string
 // kills by pidfd and cgroup, so that a hung start cannot hold up a kill.
 const (
 	VerbInfo      Verb = "info"       // -> Info
-	VerbCreate    Verb = "create"     // Create -> Created
+	VerbCreate    Verb = "create"     // Create -> Created, with TTY + the pty's master
 	VerbStart     Verb = "start"      // ID
 	VerbDelete    Verb = "delete"     // ID; idempotent
 	VerbExec      Verb = "exec"       // Exec + fds -> Started, then Exited on the same connection
 	VerbReopenLog Verb = "reopen-log" // ID
 	VerbUpdate    Verb = "update"     // ID, ResourcesFile
-	VerbAdopt     Verb = "adopt"      // Create (with Pid, StartTime) + optional pidfd: take over a running container
+	VerbAdopt     Verb = "adopt"      // Create (with Pid, StartTime) + optional pidfd and pty master: take over a running container
+	VerbAttach    Verb = "attach"     // ID, Attach + fds -> nothing at once, then Exited when the output has ended
+	VerbConsole   Verb = "console"    // ID -> nothing + the pty's master
+	VerbEndStdin  Verb = "end-stdin"  // ID; the container reads the end of its stdin when the last attached writer closes; idempotent
 	VerbWatch     Verb = "watch"      // -> a sequence of Exited: first all that are known, then each as it happens
 	VerbShutdown  Verb = "shutdown"   // refuse while containers run; else end
 )
@@ -41,6 +47,10 @@ type Request struct {
 	ID     string  `json:"id,omitempty"`
 	Create *Create `json:"create,omitempty"`
 	Exec   *Exec   `json:"exec,omitempty"`
+	Attach *Attach `json:"attach,omitempty"`
+	// With VerbAdopt: which descriptors are attached, in this order.
+	Pidfd   bool `json:"pidfd,omitempty"`
+	Console bool `json:"console,omitempty"`
 	// ResourcesFile holds a specs.LinuxResources as JSON (VerbUpdate).
 	ResourcesFile string `json:"resources_file,omitempty"`
 }
@@ -62,6 +72,21 @@ type Create struct {
 	// With VerbAdopt only: who to adopt.
 	Pid       int    `json:"pid,omitempty"`
 	StartTime uint64 `json:"start_time,omitempty"`
+	// Console is the pty's master of a container with TTY, if the caller
+	// still has it: without it the terminal ended with the shim that held it.
+	Console *os.File `json:"-"`
+}
+
+// Attach asks for a copy of what a container prints from now on. The
+// descriptors attached to the request are stdout and stderr, where true; with
+// a TTY all comes as stdout. A reader that takes nothing for some seconds
+// holds the container up for so long and is then cut off.
+//
+// What a person types goes another way: into the pty's master, or into the
+// FIFO that is StdinFile in the bundle.
+type Attach struct {
+	Stdout bool `json:"stdout,omitempty"`
+	Stderr bool `json:"stderr,omitempty"`
 }
 
 // Exec describes a further process. The descriptors attached to the request
@@ -102,6 +127,9 @@ type Info struct {
 type Created struct {
 	Pid       int    `json:"pid"`
 	StartTime uint64 `json:"start_time"` // clock ticks since boot, see package pidfd
+	// Console is the pty's master with TTY, else nil; the receiver's to close.
+	// Held by two, a terminal survives the death of either.
+	Console *os.File `json:"-"`
 }
 
 // Started answers Exec when the process runs. Pid is its pid on the host.
@@ -120,5 +148,11 @@ type Exited struct {
 	At    time.Time `json:"at"`
 }
 
-// ExitFile is the name, within the bundle, of the durable form of Exited.
-const ExitFile = "exit.json"
+// The files that the shim makes in the bundle. The FIFOs exist only without a
+// TTY, and that of stdin only with Create.Stdin and until VerbEndStdin.
+const (
+	ExitFile   = "exit.json" // Exited, written once
+	StdinFile  = "stdin"
+	StdoutFile = "stdout"
+	StderrFile = "stderr"
+)
