@@ -1,0 +1,76 @@
+package imageservice
+
+import (
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-runtime/berth/imageservice/registry"
+)
+
+// Auth is what a registry may be told about the caller.
+type Auth = registry.Auth
+
+// Config says where the store is and how it pulls.
+type Config struct {
+	Root              string   // such as /var/lib/berth/images; all of it belongs to the store
+	DefaultRegistry   string   // host of a reference that names none; empty means docker.io
+	CertsDirs         []string // directories of <host>/hosts.toml
+	BootID            string   // of this boot; the store remembers under which one it was last open
+	MaxParallelLayers int      // layers that one store downloads at a time; 0 means 4
+	Pinned            []string // references that image garbage collection must leave alone
+}
+
+// Image is what the store knows of one image. Images are values: what a call
+// returned does not change when the store does. The slices are shared, so
+// they are not to be written.
+type Image struct {
+	ID       string   // sha256:<hex> of the config
+	Tags     []string // full references, sorted
+	Digests  []string // repository@sha256:..., sorted
+	Size     uint64   // bytes that its removal frees; never 0
+	UID      *int64   // of the config's user, if that is a number
+	Username string   // of the config's user, if that is a name
+	Pinned   bool     // one of its tags or digests is configured to stay
+	Created  time.Time
+	Layers   []Layer // bottom first
+	Config   v1.ImageConfig
+}
+
+// Layer is one layer of an image.
+type Layer struct {
+	DiffID  digest.Digest // of the uncompressed tar
+	ChainID digest.Digest // of the layer with all below it
+	Size    uint64        // bytes on disk, unpacked
+}
+
+// Usage is what the unpacked layers take. Containers' writable layers do not count.
+type Usage struct {
+	Mountpoint string
+	Bytes      uint64
+	Inodes     uint64
+}
+
+// PullRequest asks for an image from a registry.
+type PullRequest struct {
+	Ref      string
+	Auth     *Auth          // nil for anonymous
+	Progress func(Progress) // may be nil; called from many goroutines, must not block
+}
+
+// The values of Progress.Status.
+const (
+	StatusDownloading = "downloading"
+	StatusExists      = "exists"
+	StatusDone        = "done"
+)
+
+// Progress tells how far one layer is.
+type Progress struct {
+	Ref    string
+	Layer  string // digest of the blob
+	Done   int64
+	Total  int64
+	Status string
+}
