@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -23,14 +24,15 @@ import (
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
-// Store is a directory of blobs. Its methods may be called concurrently; an
-// Ingest has one owner, which the caller sees to (single flight per blob).
+// Store is a directory of blobs. Its methods may be called concurrently.
 type Store struct {
 	blobs  string
 	ingest string
 }
 
-// Open opens the store under root and makes its directories if need be.
+// Open opens the store under root and makes its directories if need be. It is
+// called once, before any other use: it clears away what a Put that was killed
+// left behind.
 func Open(root string) (*Store, error) {
 	s := &Store{
 		blobs:  filepath.Join(root, "blobs", digest.SHA256.String()),
@@ -41,7 +43,26 @@ func Open(root string) (*Store, error) {
 			return nil, errkind.New(errkind.Unknown, "cannot open content store %s: %w", root, err)
 		}
 	}
+	if err := s.sweep(); err != nil {
+		return nil, errkind.New(errkind.Unknown, "cannot open content store %s: %w", root, err)
+	}
 	return s, nil
+}
+
+// sweep removes the temporary files of package atomicfile.
+func (s *Store) sweep() error {
+	entries, err := os.ReadDir(s.blobs)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".tmp-") {
+			if err := os.Remove(filepath.Join(s.blobs, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Path is where the blob d is, or would be. A digest that is not valid has
@@ -125,7 +146,7 @@ func (s *Store) List() ([]digest.Digest, error) {
 	}
 	var all []digest.Digest
 	for _, e := range entries {
-		// A name that is no digest is the temporary file of a Put that was killed.
+		// A name that is no digest is the temporary file of a Put under way.
 		d := digest.NewDigestFromEncoded(digest.SHA256, e.Name())
 		if check(d) == nil && e.Type().IsRegular() {
 			all = append(all, d)

@@ -1,49 +1,137 @@
+// Package registry resolves references and fetches manifests and blobs from
+// registries that speak the OCI distribution protocol. It writes nothing and
+// knows neither the store nor the records of images.
+//
+// # Model
+//
+// A Client holds the settings of the daemon. For each pull it makes a
+// Repository, which reads the host's hosts.toml anew and so has an ordered
+// list of endpoints: the mirrors in the order of the file, then the server
+// itself. A request goes to each endpoint in turn until one gives a right
+// answer; an answer that does not match the digest asked for counts as wrong.
+// A failure names every endpoint tried with its answer, and its kind is that
+// of the last endpoint, the authority.
+//
+// # Law
+//
+// A secret (password, token, client certificate, header of hosts.toml) leaves
+// only to the endpoint it was meant for: never along a redirect to another
+// origin, never from https down to http, never in the clear to a host that the
+// reference does not name. A token server elsewhere is given credentials over
+// https alone, and a redirected answer cannot name a token server.
+// No error carries credentials or the query of an URL, as storage hosts sign
+// their URLs there.
+//
+// The deadline is for no progress, never for the total. Bodies are bounded:
+// manifests by MaxManifest, blobs by the size of their descriptor.
 package registry
 
 import (
 	"context"
-	"io"
+	"crypto/tls"
+	"net"
+	"net/http"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/berth-runtime/berth/imageservice/refs"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
+// Auth is what a pull request brings to prove itself, as in CRI's AuthConfig.
+// RegistryToken wins over IdentityToken, that over a user name and password.
 type Auth struct {
-	Username      string
-	Password      string
-	Auth          string
-	IdentityToken string
-	RegistryToken string
-	ServerAddress string
+	Username, Password string
+	Auth               string // base64 of "username:password", used if Username is empty
+	IdentityToken      string // exchanged for an access token at the token server
+	RegistryToken      string // a bearer token, sent as it is
+	ServerAddress      string // if set, the one host that may have the above
 }
 
+// Config is what the daemon's own configuration says about registries.
 type Config struct {
-	CertsDirs  []string
-	UserAgent  string
-	NoProgress time.Duration
-	Retries    int
+	CertsDirs  []string      // searched in order for <host>/hosts.toml, then for _default
+	UserAgent  string        // default "berth"
+	NoProgress time.Duration // a request without a byte for so long is given up; default 60s
+	Retries    int           // further rounds after a transient failure; default 3, negative for none
 }
 
-type Client struct{ cfg Config }
-
-func New(cfg Config) *Client { return &Client{cfg} }
-
-type Repository struct{}
-
-type Manifest struct {
-	MediaType string
-	Digest    digest.Digest
-	Bytes     []byte
+// Client makes Repositories. It may be used concurrently.
+type Client struct {
+	cfg   Config
+	plain *http.Transport // for hosts without TLS settings of their own
 }
 
-func (c *Client) Repository(ctx context.Context, ref refs.Ref, auth *Auth) (*Repository, error) {
-	return &Repository{}, nil
+// New makes a client; zero fields of cfg take their defaults.
+func New(cfg Config) *Client {
+	if cfg.UserAgent == "" {
+		cfg.UserAgent = "berth"
+	}
+	if cfg.NoProgress <= 0 {
+		cfg.NoProgress = time.Minute
+	}
+	switch {
+	case cfg.Retries == 0:
+		cfg.Retries = 3
+	case cfg.Retries < 0:
+		cfg.Retries = 0
+	}
+	return &Client{cfg: cfg, plain: newTransport(nil, 0)}
 }
-func (r *Repository) Manifest(ctx context.Context, tagOrDigest string) (Manifest, error) {
-	return Manifest{}, nil
+
+// newTransport makes a pool of connections. Compression is off because blobs
+// are fetched by ranges of their own bytes.
+func newTransport(conf *tls.Config, dialTimeout time.Duration) *http.Transport {
+	if dialTimeout == 0 {
+		dialTimeout = 30 * time.Second
+	}
+	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            dialer.DialContext,
+		TLSClientConfig:        conf,
+		TLSHandshakeTimeout:    10 * time.Second,
+		ForceAttemptHTTP2:      true, // a TLSClientConfig of one's own turns it off
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    8,
+		IdleConnTimeout:        30 * time.Second, // pools of one pull end soon after it
+		MaxResponseHeaderBytes: 1 << 20,
+	}
 }
-func (r *Repository) Blob(ctx context.Context, d digest.Digest, size, offset int64) (io.ReadCloser, error) {
-	return nil, nil
+
+// Repository is one repository as seen through its endpoints for the length
+// of a pull. It may be used concurrently and needs no closing: connections
+// that idle end by themselves.
+type Repository struct {
+	ref       refs.Ref
+	endpoints []*endpoint
+	retries   int
+}
+
+// Repository prepares to fetch from ref's repository with auth, which may be
+// nil. It reads hosts.toml and the certificates that this names, and does not
+// touch the network.
+func (c *Client) Repository(_ context.Context, ref refs.Ref, auth *Auth) (*Repository, error) {
+	// A Ref made by hand must not smuggle path elements into files or URLs.
+	if again, err := refs.Parse(ref.String(), ""); err != nil {
+		return nil, err
+	} else if again.Name() != ref.Name() {
+		return nil, errkind.New(errkind.InvalidArgument, "cannot use reference %q: it is not normalised", ref)
+	}
+	creds, err := newCredentials(auth)
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := loadHosts(c.cfg.CertsDirs, ref.Host)
+	if err != nil {
+		return nil, err
+	}
+	r := &Repository{ref: ref, retries: c.cfg.Retries}
+	for _, h := range hosts {
+		e, err := c.newEndpoint(h, ref, creds)
+		if err != nil {
+			return nil, err
+		}
+		r.endpoints = append(r.endpoints, e)
+	}
+	return r, nil
 }

@@ -1,0 +1,139 @@
+package content
+
+import (
+	"crypto/sha256"
+	"errors"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/runtime/sys/atomicfile"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+const partSuffix = ".part"
+
+// Ingest is a blob under way into the store. What was written survives Close
+// and a restart, so that the download goes on at Offset. It is not synced
+// before Commit: after a power cut the part may hold anything, which its hash
+// will show. An Ingest is not safe for concurrent use.
+type Ingest struct {
+	store  *Store
+	digest digest.Digest
+	file   *os.File // locked; positioned at offset
+	hash   hash.Hash
+	offset int64
+}
+
+// Ingest opens the download of blob d, going on with what an earlier one
+// left. While it is open no other can be: a second is FailedPrecondition.
+func (s *Store) Ingest(d digest.Digest) (_ *Ingest, err error) {
+	if err := check(d); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(s.part(d), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, errkind.New(errkind.Unknown, "cannot ingest blob %s: %w", d, err)
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+		}
+	}()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errkind.New(errkind.FailedPrecondition, "cannot ingest blob %s: it is being ingested already", d)
+	}
+	in := &Ingest{store: s, digest: d, file: f, hash: sha256.New()}
+	if in.offset, err = io.Copy(in.hash, f); err != nil {
+		return nil, errkind.New(errkind.Unknown, "cannot ingest blob %s: %w", d, err)
+	}
+	return in, nil
+}
+
+// Offset is how many bytes of the blob are there.
+func (in *Ingest) Offset() int64 { return in.offset }
+
+// Received reads the bytes that are there, from the first. They are not
+// verified before Commit.
+func (in *Ingest) Received() io.Reader { return io.NewSectionReader(in.file, 0, in.offset) }
+
+// Write adds p at Offset.
+func (in *Ingest) Write(p []byte) (int, error) {
+	n, err := in.file.Write(p)
+	in.hash.Write(p[:n])
+	in.offset += int64(n)
+	if err != nil {
+		err = errkind.New(errkind.Unknown, "cannot ingest blob %s: %w", in.digest, err)
+	}
+	return n, err
+}
+
+// Commit verifies the bytes and makes them a blob, durably. If they are not
+// the digest's it is DataLoss and the part is gone. Either way in is closed.
+func (in *Ingest) Commit() error {
+	defer func() { _ = in.file.Close() }()
+	if got := digest.NewDigest(digest.SHA256, in.hash); got != in.digest {
+		err := errkind.New(errkind.DataLoss, "cannot store blob %s: the %d bytes received have digest %s", in.digest, in.offset, got)
+		return errors.Join(err, os.Remove(in.file.Name()))
+	}
+	if err := in.publish(); err != nil {
+		return errkind.New(errkind.Unknown, "cannot store blob %s: %w", in.digest, err)
+	}
+	return nil
+}
+
+func (in *Ingest) publish() error {
+	if err := in.file.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(in.file.Name(), in.store.Path(in.digest)); err != nil {
+		return err
+	}
+	return atomicfile.SyncDir(in.store.blobs)
+}
+
+// Close ends the writing and keeps the part. After Commit it does nothing.
+func (in *Ingest) Close() error {
+	if err := in.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// Ingests lists the blobs of which a part is there, for whoever knows which
+// downloads are no longer wanted.
+func (s *Store) Ingests() ([]digest.Digest, error) {
+	entries, err := os.ReadDir(s.ingest)
+	if err != nil {
+		return nil, errkind.New(errkind.Unknown, "cannot list ingests: %w", err)
+	}
+	var all []digest.Digest
+	for _, e := range entries {
+		hex, ok := strings.CutSuffix(e.Name(), partSuffix)
+		if d := digest.NewDigestFromEncoded(digest.SHA256, hex); ok && check(d) == nil {
+			all = append(all, d)
+		}
+	}
+	return all, nil
+}
+
+// Abandon removes the part of blob d. To abandon none does nothing.
+func (s *Store) Abandon(d digest.Digest) error {
+	if err := check(d); err != nil {
+		return err
+	}
+	if err := os.Remove(s.part(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errkind.New(errkind.Unknown, "cannot abandon ingest of blob %s: %w", d, err)
+	}
+	return nil
+}
+
+func (s *Store) part(d digest.Digest) string {
+	return filepath.Join(s.ingest, d.Encoded()+partSuffix)
+}

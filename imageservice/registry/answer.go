@@ -1,0 +1,195 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+	"unicode"
+
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// maxSaid bounds what a host's own words take in an error.
+const maxSaid = 300
+
+// answer is why an endpoint did not give what was asked for.
+type answer struct {
+	kind      errkind.Kind
+	text      string
+	transient bool          // the same request may succeed a little later
+	after     time.Duration // how much later, if the host said so
+}
+
+func (a *answer) Error() string { return a.text }
+
+func refuse(kind errkind.Kind, format string, args ...any) *answer {
+	return &answer{kind: kind, text: fmt.Sprintf(format, args...)}
+}
+
+// transportFailure is the answer of a host that gave none.
+func transportFailure(prefix string, err error) *answer {
+	var a *answer
+	if errors.As(err, &a) {
+		return a
+	}
+	// An url.Error has the whole URL in its text, the query too.
+	var ue *url.Error
+	for errors.As(err, &ue) {
+		err = ue.Err
+	}
+	a = &answer{kind: errkind.Unavailable, text: prefix + err.Error()}
+	var dns *net.DNSError
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED), errors.As(err, &dns), errors.Is(err, errStalled):
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		a.transient = true
+	}
+	return a
+}
+
+// statusFailure is the answer of a host that answered otherwise than wanted.
+func statusFailure(prefix string, resp *http.Response) *answer {
+	a := &answer{text: prefix + strconv.Itoa(resp.StatusCode) + " " + http.StatusText(resp.StatusCode)}
+	if said := saidIn(resp); said != "" {
+		a.text += ": " + said
+	}
+	switch code := resp.StatusCode; {
+	case code == http.StatusNotFound:
+		a.kind = errkind.NotFound
+	case code == http.StatusUnauthorized || code == http.StatusForbidden:
+		a.kind = errkind.PermissionDenied
+	case code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code >= 500:
+		a.kind = errkind.Unavailable
+		a.transient = code != http.StatusNotImplemented
+		if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
+			a.after = min(time.Duration(s)*time.Second, maxBackoff)
+		}
+	}
+	return a
+}
+
+// saidIn reads the errors that the distribution protocol puts in a body.
+func saidIn(resp *http.Response) string {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 16<<10))
+	if err != nil {
+		return ""
+	}
+	var doc struct {
+		Errors []struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+		} `json:"errors"`
+	}
+	if json.Unmarshal(body, &doc) != nil {
+		return ""
+	}
+	var said []string
+	for _, e := range doc.Errors {
+		said = append(said, strings.Trim(e.Code+": "+e.Message, ": "))
+	}
+	return strings.Join(said, "; ")
+}
+
+var (
+	userInURL  = regexp.MustCompile(`//[^/\s"@]*@`)
+	queryInURL = regexp.MustCompile(`([^\s"?]+)\?[^\s"]+`)
+)
+
+// harmless makes text that a host has influenced fit for an error: one line,
+// short, without secrets.
+func (e *endpoint) harmless(text string) string {
+	for _, s := range append([]string{strings.TrimPrefix(e.auth.authorization(), "Bearer ")}, e.secrets...) {
+		if s != "" {
+			text = strings.ReplaceAll(text, s, "[redacted]")
+		}
+	}
+	text = userInURL.ReplaceAllString(text, "//")
+	text = queryInURL.ReplaceAllString(text, "$1")
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, text)
+	if len(text) > maxSaid {
+		text = strings.ToValidUTF8(text[:maxSaid], "") + "..."
+	}
+	return text
+}
+
+const (
+	minBackoff = 250 * time.Millisecond
+	maxBackoff = 10 * time.Second
+)
+
+func backoff(round int) time.Duration { return min(minBackoff<<min(round, 10), maxBackoff) }
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// try gives the endpoints that can do want to do, in order, until one
+// succeeds. Those whose failure was transient are tried again in further
+// rounds; so a mirror that hiccups costs no wait while the server works.
+func (r *Repository) try(ctx context.Context, what string, want capability, do func(*endpoint) error) error {
+	var able []*endpoint
+	for _, e := range r.endpoints {
+		if e.can&want != 0 {
+			able = append(able, e)
+		}
+	}
+	if len(able) == 0 {
+		return errkind.New(errkind.FailedPrecondition, "cannot fetch %s: hosts.toml leaves no host capable of it", what)
+	}
+	answers := make([]*answer, len(able))
+	for round := 0; ; round++ {
+		again, wait := false, backoff(round)
+		for i, e := range able {
+			if answers[i] != nil && !answers[i].transient {
+				continue
+			}
+			err := do(e)
+			if err == nil {
+				return nil
+			}
+			if ctx.Err() != nil {
+				return fmt.Errorf("cannot fetch %s: %w", what, context.Cause(ctx))
+			}
+			answers[i] = transportFailure("", err)
+			again = again || answers[i].transient
+			wait = max(wait, answers[i].after)
+		}
+		if !again || round >= r.retries {
+			return failure(what, able, answers)
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return fmt.Errorf("cannot fetch %s: %w", what, err)
+		}
+	}
+}
+
+// failure tells each endpoint's answer. The last endpoint is the authority.
+func failure(what string, able []*endpoint, answers []*answer) error {
+	var told []string
+	for i, e := range able {
+		told = append(told, e.base.String()+": "+e.harmless(answers[i].text))
+	}
+	return errkind.New(answers[len(answers)-1].kind, "cannot fetch %s: %s", what, strings.Join(told, "; "))
+}

@@ -1,0 +1,265 @@
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/berth-runtime/berth/imageservice/refs"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// maxRedirects is what net/http follows by default.
+const maxRedirects = 10
+
+// endpoint is one host through which a repository is reached.
+type endpoint struct {
+	base       *url.URL
+	can        capability
+	header     http.Header // of hosts.toml
+	namespace  string      // what a mirror is asked to mirror; empty for the server
+	userAgent  string
+	noProgress time.Duration
+	client     *http.Client
+	auth       *authorizer
+	secrets    []string // never to be seen in an error
+}
+
+func (c *Client) newEndpoint(h host, ref refs.Ref, creds *credentials) (*endpoint, error) {
+	rt, err := c.transportFor(h)
+	if err != nil {
+		return nil, err
+	}
+	e := &endpoint{
+		base:       h.base,
+		can:        h.can,
+		header:     h.header,
+		userAgent:  c.cfg.UserAgent,
+		noProgress: c.cfg.NoProgress,
+		client:     &http.Client{Transport: rt, CheckRedirect: checkRedirect},
+	}
+	if !samePlace(h.base.Host, ref.Host) {
+		e.namespace = ref.Host
+	}
+	if !creds.mayGoTo(h.base, ref.Host) {
+		creds = nil
+	}
+	e.auth = newAuthorizer(h.base, ref.Path, creds, func(req *http.Request) (*http.Response, error) {
+		req.Header.Set("User-Agent", e.userAgent)
+		return e.send(&http.Client{Transport: rt, CheckRedirect: stayAtOrigin}, req)
+	})
+	e.secrets = creds.secrets()
+	for _, values := range h.header {
+		e.secrets = append(e.secrets, values...)
+	}
+	return e, nil
+}
+
+// samePlace reports whether the endpoint at host is the server of the
+// reference's host, not a mirror.
+func samePlace(host, refHost string) bool {
+	return strings.EqualFold(host, refHost) || refHost == refs.DockerHub && host == hubServer
+}
+
+// transportFor gives the way to h. Two of its settings are for h alone and do
+// not go along a redirect or to a token server elsewhere: the client's
+// certificate, and the leave to skip verification.
+func (c *Client) transportFor(h host) (http.RoundTripper, error) {
+	if len(h.ca)+len(h.client) == 0 && !h.skipVerify && h.dialTimeout == 0 {
+		return c.plain, nil
+	}
+	elsewhere := &tls.Config{MinVersion: tls.VersionTLS12}
+	if len(h.ca) > 0 {
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			pool = x509.NewCertPool()
+		}
+		for _, file := range h.ca {
+			pem, err := os.ReadFile(file)
+			if err != nil {
+				return nil, errkind.New(errkind.FailedPrecondition, "cannot read ca of registry %s: %w", h.base.Host, err)
+			}
+			if !pool.AppendCertsFromPEM(pem) {
+				return nil, errkind.New(errkind.FailedPrecondition, "cannot read ca of registry %s: %s has no certificate", h.base.Host, file)
+			}
+		}
+		elsewhere.RootCAs = pool
+	}
+	home := elsewhere.Clone()
+	home.InsecureSkipVerify = h.skipVerify
+	for _, pair := range h.client {
+		cert, err := tls.LoadX509KeyPair(pair[0], pair[1])
+		if err != nil {
+			return nil, errkind.New(errkind.FailedPrecondition, "cannot read client certificate of registry %s: %s: %w", h.base.Host, pair[0], err)
+		}
+		home.Certificates = append(home.Certificates, cert)
+	}
+	return &splitTransport{
+		origin:    origin(h.base),
+		home:      newTransport(home, h.dialTimeout),
+		elsewhere: newTransport(elsewhere, h.dialTimeout),
+	}, nil
+}
+
+// splitTransport keeps the TLS settings of one origin from all others.
+type splitTransport struct {
+	origin          string
+	home, elsewhere http.RoundTripper
+}
+
+func (t *splitTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if origin(req.URL) == t.origin {
+		return t.home.RoundTrip(req)
+	}
+	return t.elsewhere.RoundTrip(req)
+}
+
+// origin is what a secret is bound to: scheme, host and port.
+func origin(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return u.Scheme + "://" + strings.ToLower(u.Hostname()) + ":" + port
+}
+
+// checkRedirect takes all but harmless headers from a request that leaves its
+// origin. net/http itself keeps Authorization for subdomains and other ports,
+// and any header of hosts.toml for everyone.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	if len(via) >= maxRedirects {
+		return errors.New("too many redirects")
+	}
+	if s := req.URL.Scheme; s != "https" && (s != "http" || via[len(via)-1].URL.Scheme == "https") {
+		return errors.New("redirect from https to " + s + " refused")
+	}
+	home := origin(via[0].URL)
+	left := origin(req.URL) != home
+	for _, v := range via {
+		// Who was elsewhere is not trusted to choose the way back either.
+		left = left || origin(v.URL) != home
+	}
+	if !left {
+		return nil
+	}
+	kept := http.Header{}
+	for _, key := range []string{"Accept", "Range", "User-Agent"} {
+		if v := req.Header.Values(key); len(v) > 0 {
+			kept[key] = v
+		}
+	}
+	req.Header = kept
+	return nil
+}
+
+// stayAtOrigin is for token requests, whose body may be a secret too.
+func stayAtOrigin(req *http.Request, via []*http.Request) error {
+	if origin(req.URL) != origin(via[0].URL) {
+		return errors.New("redirect of a token request to another host refused")
+	}
+	return checkRedirect(req, via)
+}
+
+// get asks for name ("manifests/latest") under the repository at path. It
+// answers one challenge for credentials. The caller closes the body, whatever
+// the status.
+func (e *endpoint) get(ctx context.Context, path, name string, header http.Header) (*http.Response, error) {
+	u := *e.base
+	u.Path += "/" + path + "/" + name
+	if e.namespace != "" {
+		u.RawQuery = url.Values{"ns": {e.namespace}}.Encode()
+	}
+	authorization := e.auth.authorization()
+	for challenged := false; ; challenged = true {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+		if err != nil {
+			return nil, err
+		}
+		for _, h := range []http.Header{e.header, header} {
+			for key, values := range h {
+				req.Header[key] = values
+			}
+		}
+		if req.Header.Get("User-Agent") == "" {
+			req.Header.Set("User-Agent", e.userAgent)
+		}
+		if authorization != "" {
+			req.Header.Set("Authorization", authorization)
+		}
+		resp, err := e.send(e.client, req)
+		if err != nil || resp.StatusCode != http.StatusUnauthorized || challenged {
+			return resp, err
+		}
+		// The host at the end of a redirect has no say in where credentials go.
+		if origin(resp.Request.URL) != origin(e.base) {
+			return resp, nil
+		}
+		next, err := e.auth.answer(ctx, resp.Header.Values("Www-Authenticate"), authorization)
+		if err == nil && next == "" {
+			return resp, nil
+		}
+		_ = resp.Body.Close()
+		if err != nil {
+			return nil, err
+		}
+		authorization = next
+	}
+}
+
+// errStalled is the cause of a request's end when nothing moved.
+var errStalled = errors.New("no progress")
+
+// send does one request under the deadline for no progress, which runs while
+// we wait for the host, not while the reader of the body is busy elsewhere.
+func (e *endpoint) send(client *http.Client, req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	timer := time.AfterFunc(e.noProgress, func() { cancel(errStalled) })
+	resp, err := client.Do(req.WithContext(ctx))
+	timer.Stop()
+	if err != nil {
+		defer cancel(nil)
+		return nil, stallOr(ctx, err)
+	}
+	resp.Body = &watchedBody{body: resp.Body, ctx: ctx, cancel: cancel, timer: timer, patience: e.noProgress}
+	return resp, nil
+}
+
+func stallOr(ctx context.Context, err error) error {
+	if err != io.EOF && errors.Is(context.Cause(ctx), errStalled) {
+		return errStalled
+	}
+	return err
+}
+
+// watchedBody is a body each Read of which has the deadline. The context is
+// the request's own and ends with the body.
+type watchedBody struct {
+	body     io.ReadCloser
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	timer    *time.Timer
+	patience time.Duration
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	b.timer.Reset(b.patience)
+	n, err := b.body.Read(p)
+	b.timer.Stop()
+	if err != nil {
+		err = stallOr(b.ctx, err)
+	}
+	return n, err
+}
+
+func (b *watchedBody) Close() error {
+	b.timer.Stop()
+	b.cancel(nil)
+	return b.body.Close()
+}
