@@ -1,31 +1,176 @@
-// Package volumes makes what a container sees of the host.
+// Package volumes makes what a container sees of the host: host paths, the
+// content of image VOLUMEs, and in its subpackages the files of /etc and
+// /dev/shm.
+//
+// The host side of a volume is the administrator's: its links are followed.
+// The image's side is nobody's friend: it is only reached through a handle on
+// its root. Resolve decides and CopyUp copies; neither mounts anything. The
+// mounts themselves are made inside the container's mount namespace and end
+// with it.
 package volumes
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/mount"
 )
 
 // Resolver turns requests into OCI mounts.
 type Resolver struct {
-	Strict bool // a missing host path is refused instead of created
+	// Strict refuses a missing host path, as CRI says. Without it the path
+	// becomes an empty directory, as the peers do and users came to rely on.
+	Strict bool
 }
 
 // Request is one host path to be seen in a container.
 type Request struct {
 	ContainerPath, HostPath     string
 	ReadOnly, RecursiveReadOnly bool
-	Propagation                 string // private, slave or shared
+	Propagation                 string // private, slave or shared; empty is private
 }
 
-// Resolve checks and resolves all requests.
+// Resolve checks and resolves all requests, in their order. Read-only without
+// RecursiveReadOnly leaves the mounts below the host path writable.
 func (r Resolver) Resolve(ctx context.Context, reqs []Request) ([]specs.Mount, error) {
-	panic("unfinished")
+	out := make([]specs.Mount, 0, len(reqs))
+	var table []mount.Info // read once, and only if propagation asks for it
+	for _, req := range reqs {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if err := check(req); err != nil {
+			return nil, err
+		}
+		source, err := r.source(req.HostPath)
+		if err != nil {
+			return nil, err
+		}
+		if req.Propagation == "slave" || req.Propagation == "shared" {
+			if table == nil {
+				if table, err = mount.Table(); err != nil {
+					return nil, err
+				}
+			}
+			if err := checkPropagation(table, source, req); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, specs.Mount{
+			Destination: path.Clean(req.ContainerPath),
+			Type:        "bind",
+			Source:      source,
+			Options:     options(req),
+		})
+	}
+	return out, nil
 }
 
-// ProbeRRO tells whether the kernel can make mounts read-only recursively.
-func ProbeRRO() bool { panic("unfinished") }
+// check refuses what is wrong whatever the host has.
+func check(req Request) error {
+	refuse := func(why string) error {
+		return errkind.New(errkind.InvalidArgument, "cannot mount %q at %q: %s", req.HostPath, req.ContainerPath, why)
+	}
+	switch {
+	case !path.IsAbs(req.ContainerPath) || path.Clean(req.ContainerPath) == "/":
+		return refuse("the path in the container must be absolute and not the root")
+	case !path.IsAbs(req.HostPath):
+		return refuse("the path on the host must be absolute")
+	case strings.ContainsRune(req.ContainerPath+req.HostPath, 0):
+		return refuse("a path has a NUL byte")
+	case req.RecursiveReadOnly && !req.ReadOnly:
+		return refuse("recursive read-only needs read-only")
+	case req.RecursiveReadOnly && req.Propagation != "private" && req.Propagation != "":
+		return refuse("recursive read-only needs private propagation")
+	}
+	switch req.Propagation {
+	case "", "private", "slave", "shared":
+		return nil
+	}
+	return refuse("unknown propagation " + req.Propagation)
+}
 
-// CopyUp copies path of the image at rootfs into the fresh directory dst.
-func CopyUp(ctx context.Context, rootfs, path, dst string) error { panic("unfinished") }
+// source resolves the links of a host path, which is made if need be.
+func (r Resolver) source(hostPath string) (string, error) {
+	source, err := filepath.EvalSymlinks(hostPath)
+	if !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
+			return "", errkind.New(errkind.FailedPrecondition, "cannot resolve host path %s: %w", hostPath, err)
+		}
+		return source, nil
+	}
+	if r.Strict {
+		return "", errkind.New(errkind.NotFound, "host path %s does not exist; create it, or allow missing paths to be made", hostPath)
+	}
+	if err := os.MkdirAll(hostPath, 0o755); err != nil {
+		return "", errkind.New(errkind.FailedPrecondition, "cannot make host path %s: %w", hostPath, err)
+	}
+	return filepath.EvalSymlinks(hostPath)
+}
+
+// checkPropagation compares what is asked with what the mount that source is
+// on can give.
+func checkPropagation(table []mount.Info, source string, req Request) error {
+	on := mountOf(table, source)
+	switch {
+	case req.Propagation == "shared" && !on.Shared:
+		return errkind.New(errkind.FailedPrecondition,
+			"cannot share mounts below %s both ways: its mount %s is not shared; run \"mount --make-shared %s\" on the host", source, on.Target, on.Target)
+	case req.Propagation == "slave" && !on.Shared && !on.Slave:
+		return errkind.New(errkind.FailedPrecondition,
+			"cannot pass mounts below %s to the container: its mount %s is neither shared nor slave; run \"mount --make-shared %s\" on the host", source, on.Target, on.Target)
+	}
+	return nil
+}
+
+// mountOf is the mount that source is on: the deepest, and of those stacked
+// on one place the last.
+func mountOf(table []mount.Info, source string) mount.Info {
+	var on mount.Info
+	for _, m := range table {
+		below := source == m.Target || strings.HasPrefix(source, strings.TrimSuffix(m.Target, "/")+"/")
+		if below && len(m.Target) >= len(on.Target) {
+			on = m
+		}
+	}
+	return on
+}
+
+func options(req Request) []string {
+	access, propagation := "rw", "rprivate"
+	switch {
+	case req.RecursiveReadOnly:
+		access = "rro"
+	case req.ReadOnly:
+		access = "ro"
+	}
+	switch req.Propagation {
+	case "slave":
+		propagation = "rslave"
+	case "shared":
+		propagation = "rshared"
+	}
+	return []string{"rbind", access, propagation}
+}
+
+// ProbeRRO tells whether the kernel can make mounts read-only recursively
+// (mount_setattr, Linux 5.12), by doing so to a mount that nobody sees. The
+// answer does not change while the machine is up.
+func ProbeRRO() bool {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, "/", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = unix.Close(fd) }()
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	return unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr) == nil
+}

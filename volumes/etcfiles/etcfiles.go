@@ -1,7 +1,25 @@
-// Package etcfiles writes the files of /etc that the runtime owns.
+// Package etcfiles writes the files of /etc that the runtime owns: hostname,
+// hosts and resolv.conf, once for each pod, before its first container.
+//
+// They are bound into containers one by one, so a later Write is seen only by
+// containers that come after it. Every value is checked against what its
+// place in a line can hold: a newline in a search domain must not become a
+// name server.
 package etcfiles
 
-import "net/netip"
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+
+	"github.com/berth-runtime/berth/runtime/sys/atomicfile"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// maxResolvConf bounds the rendered file in bytes.
+const maxResolvConf = 64 << 10
 
 // DNS is the content of resolv.conf.
 type DNS struct {
@@ -14,11 +32,96 @@ type Files struct {
 	ResolvConf, Hosts []byte
 }
 
-// Write puts hostname, resolv.conf and hosts into dir.
-func Write(dir string, f Files) error { panic("unfinished") }
+// Write puts hostname, resolv.conf and hosts into dir, which exists.
+func Write(dir string, f Files) error {
+	if err := checkHostname(f.Hostname); err != nil {
+		return err
+	}
+	for name, data := range map[string][]byte{
+		"hostname":    []byte(f.Hostname + "\n"),
+		"resolv.conf": f.ResolvConf,
+		"hosts":       f.Hosts,
+	} {
+		// No container outlives the boot, so neither need its files.
+		if err := atomicfile.WriteVolatile(filepath.Join(dir, name), data, 0o644); err != nil {
+			return fmt.Errorf("cannot write the pod's %s: %w", name, err)
+		}
+	}
+	return nil
+}
 
-// ResolvConf renders d, or copies host when d is nil.
-func ResolvConf(d *DNS, host []byte) ([]byte, error) { panic("unfinished") }
+// ResolvConf renders d. If d is nil or says nothing, the pod resolves as the
+// host does: the result is host, the content of the host's file.
+func ResolvConf(d *DNS, host []byte) ([]byte, error) {
+	if d == nil || len(d.Servers)+len(d.Searches)+len(d.Options) == 0 {
+		return host, nil
+	}
+	var b bytes.Buffer
+	if err := line(&b, "search", d.Searches); err != nil {
+		return nil, err
+	}
+	for _, s := range d.Servers {
+		addr, err := netip.ParseAddr(s)
+		if err != nil || !isWord(addr.Zone()) && addr.Zone() != "" {
+			return nil, errkind.New(errkind.InvalidArgument, "name server %q is not an IP address", s)
+		}
+		fmt.Fprintf(&b, "nameserver %s\n", s)
+	}
+	if err := line(&b, "options", d.Options); err != nil {
+		return nil, err
+	}
+	if b.Len() > maxResolvConf {
+		return nil, errkind.New(errkind.InvalidArgument, "resolv.conf would have %d bytes, at most %d are possible", b.Len(), maxResolvConf)
+	}
+	return b.Bytes(), nil
+}
 
-// Hosts renders /etc/hosts.
-func Hosts(hostname string, addrs []netip.Addr) ([]byte, error) { panic("unfinished") }
+func line(b *bytes.Buffer, keyword string, words []string) error {
+	for _, w := range words {
+		if !isWord(w) {
+			return errkind.New(errkind.InvalidArgument, "%q is no word for the line %q of resolv.conf", w, keyword)
+		}
+	}
+	if len(words) > 0 {
+		fmt.Fprintf(b, "%s %s\n", keyword, strings.Join(words, " "))
+	}
+	return nil
+}
+
+// isWord tells whether s is printable ASCII without blanks.
+func isWord(s string) bool {
+	return s != "" && strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
+}
+
+// Hosts renders /etc/hosts: the loopback names and, at each of addrs, hostname.
+func Hosts(hostname string, addrs []netip.Addr) ([]byte, error) {
+	if err := checkHostname(hostname); err != nil {
+		return nil, err
+	}
+	b := bytes.NewBufferString("127.0.0.1\tlocalhost\n" +
+		"::1\tlocalhost ip6-localhost ip6-loopback\n" +
+		"fe00::0\tip6-localnet\n" +
+		"ff02::1\tip6-allnodes\n" +
+		"ff02::2\tip6-allrouters\n")
+	if hostname == "" {
+		return b.Bytes(), nil
+	}
+	for _, a := range addrs {
+		if a.IsValid() {
+			fmt.Fprintf(b, "%s\t%s\n", a.WithZone(""), hostname)
+		}
+	}
+	return b.Bytes(), nil
+}
+
+// checkHostname refuses what sethostname or a line of /etc/hosts cannot hold.
+// The kernel's HOST_NAME_MAX is 64.
+func checkHostname(s string) error {
+	bad := func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.' || r == '_')
+	}
+	if len(s) > 64 || strings.IndexFunc(s, bad) >= 0 {
+		return errkind.New(errkind.InvalidArgument, "%.80q is no host name: at most 64 letters, digits, dots and dashes", s)
+	}
+	return nil
+}
