@@ -1,0 +1,281 @@
+package pod
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"github.com/berth-runtime/berth/runtime/shimrpc"
+	"github.com/berth-runtime/berth/runtime/spec"
+	"github.com/berth-runtime/berth/runtime/steps"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/inroot"
+	"github.com/berth-runtime/berth/runtime/sys/mount"
+	"github.com/berth-runtime/berth/runtime/sys/pidfd"
+)
+
+// Create makes a container in a pod that is ready, and returns its id. The
+// image must be on the node. A second call with the same metadata in the same
+// pod joins the first; one for a container that is no longer merely created
+// is errkind.AlreadyExists.
+func (t *Table) Create(ctx context.Context, v View, podID string, cfg spec.Container) (string, error) {
+	p, err := t.findPod(v, podID)
+	if err != nil {
+		return "", err
+	}
+	p.mu.Lock()
+	c, joined := p.byName[cfg.Metadata]
+	if !joined {
+		if p.rec.Phase != phaseReady {
+			p.mu.Unlock()
+			return "", fmt.Errorf("cannot create container %s: %w", cfg.Metadata.Name, notReady(p))
+		}
+		id := newID()
+		c = &container{id: id, pod: p, made: make(chan struct{}), exited: make(chan struct{}),
+			rec: containerRecord{ID: id, PodID: p.id, BootID: t.cfg.BootID, Config: cfg, Phase: phaseCreating,
+				CreatedAt: time.Now(), Resources: cfg.Resources}}
+		p.containers[id], p.byName[cfg.Metadata] = c, c
+	}
+	p.mu.Unlock()
+	if !joined {
+		t.mu.Lock()
+		t.containers[c.id] = c
+		t.mu.Unlock()
+		t.goBackground(ctx, func(ctx context.Context) { t.create(ctx, c) })
+	}
+
+	select {
+	case <-c.made:
+	case <-ctx.Done():
+		return "", errkind.New(errkind.Of(ctx.Err()), "container %s is still being made; the next call with the same name and attempt joins it: %w", cfg.Metadata.Name, ctx.Err())
+	}
+	if c.err != nil {
+		return "", c.err
+	}
+	if rec := c.record(); joined && rec.Phase != phaseCreated {
+		return "", errkind.New(errkind.AlreadyExists, "container %s (attempt %d) exists in pod %s and is %s: %s", cfg.Metadata.Name, cfg.Metadata.Attempt, p.id, rec.Phase, c.id)
+	}
+	return c.id, nil
+}
+
+// create makes the container under the daemon's own context.
+func (t *Table) create(ctx context.Context, c *container) {
+	c.pod.verbs.RLock()
+	defer c.pod.verbs.RUnlock()
+	c.op.Lock()
+	defer c.op.Unlock()
+	undone, err := t.createPlan(c).Run(ctx)
+	if err != nil {
+		kind := errkind.Of(err)
+		err = fmt.Errorf("cannot create container %s in pod %s: %w", c.rec.Config.Metadata.Name, c.pod.id, err)
+		if kind != errkind.Unknown {
+			err = errkind.New(kind, "%w", err)
+		}
+		c.err = err
+		if undone {
+			t.forgetContainer(c)
+		} else {
+			klog.FromContext(ctx).Error(err, "Container could not be undone and is kept as exited", "container", c.id)
+			exit := &spec.Exit{Code: 128, At: time.Now(), Reason: "StartError", Message: err.Error()}
+			if err := t.setContainer(c, func(r *containerRecord) { r.Phase, r.Exit = phaseExited, exit }); err != nil {
+				klog.FromContext(ctx).Error(err, "Cannot record the container as exited", "container", c.id)
+			}
+			c.markExited()
+		}
+	}
+	close(c.made)
+	t.publish()
+	if err == nil {
+		t.emit(EventCreated, c.id, c.pod)
+	}
+}
+
+func (c *container) markExited() { c.exitOnce.Do(func() { close(c.exited) }) }
+
+// forgetContainer frees the container's id and name.
+func (t *Table) forgetContainer(c *container) {
+	p := c.pod
+	p.mu.Lock()
+	delete(p.containers, c.id)
+	if p.byName[c.rec.Config.Metadata] == c {
+		delete(p.byName, c.rec.Config.Metadata)
+	}
+	p.mu.Unlock()
+	t.mu.Lock()
+	delete(t.containers, c.id)
+	t.mu.Unlock()
+	t.sampler.Forget(c.id)
+	c.release()
+}
+
+// createPlan is the table of CreateContainer.
+func (t *Table) createPlan(c *container) steps.Plan {
+	return steps.Plan{Verb: "container.create", Observe: t.cfg.Observe, Steps: []steps.Step{
+		{Name: "pod", Do: func(context.Context) error {
+			if c.pod.phase() != phaseReady {
+				return notReady(c.pod)
+			}
+			return nil
+		}},
+		{Name: "image", Do: func(ctx context.Context) error { return t.resolveImage(ctx, c) }},
+		{Name: "record", Do: func(context.Context) error { return t.containerRows.Put(c.id, c.record()) }, Undo: func(context.Context) error { return t.containerRows.Delete(c.id) }},
+		{Name: "snapshot", Do: func(ctx context.Context) error { return t.cfg.Images.Prepare(ctx, c.id, c.record().Image.ID) }, Undo: func(ctx context.Context) error { return t.cfg.Images.Discard(ctx, c.id) }},
+		{Name: "bundle", Do: func(context.Context) error { return os.MkdirAll(t.rootfs(c.id), 0o711) }, Undo: func(context.Context) error { return t.removeBundle(c) }},
+		{Name: "rootfs", Do: func(ctx context.Context) error { return t.cfg.Images.Mount(ctx, c.id, t.rootfs(c.id)) }, Undo: func(context.Context) error { return mount.Unmount(t.rootfs(c.id)) }},
+		{Name: "spec", Do: func(ctx context.Context) error { return t.writeSpec(ctx, c) }, Undo: func(context.Context) error { return os.RemoveAll(t.volumeDir(c.id)) }},
+		{Name: "shim", Do: func(ctx context.Context) error { return t.createInShim(ctx, c) }, Undo: func(ctx context.Context) error { return t.deleteFromShim(ctx, c.pod, c.id) }},
+		{Name: "commit", Do: func(context.Context) error {
+			return t.setContainer(c, func(r *containerRecord) { r.Phase = phaseCreated })
+		}},
+	}}
+}
+
+// removeBundle removes the bundle after what is mounted in it.
+func (t *Table) removeBundle(c *container) error {
+	if err := mount.Unmount(t.rootfs(c.id)); err != nil {
+		return err
+	}
+	return removeTree(t.bundle(c.id))
+}
+
+func (t *Table) resolveImage(ctx context.Context, c *container) error {
+	cfg := &c.rec.Config
+	img, err := t.cfg.Images.Resolve(ctx, cfg.Image)
+	if err != nil {
+		return err
+	}
+	log, err := logPath(c.pod.rec.Config.LogDirectory, cfg.LogPath)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rec.Image, c.rec.LogPath, c.rec.StopSignal = *img, log, "SIGTERM"
+	for _, s := range []string{img.StopSignal, cfg.StopSignal} {
+		if s == "" {
+			continue
+		}
+		name, err := signalName(s)
+		if err != nil {
+			return err
+		}
+		c.rec.StopSignal = name
+	}
+	return nil
+}
+
+// logPath joins the pod's log directory and the container's path, which must
+// stay inside (a log path that climbed out was CVE-2025-0750).
+func logPath(dir, path string) (string, error) {
+	if dir == "" || path == "" {
+		return "", nil
+	}
+	if !filepath.IsLocal(path) {
+		return "", errkind.New(errkind.InvalidArgument, "log path %q leaves the pod's log directory", path)
+	}
+	return filepath.Join(dir, path), nil
+}
+
+// maxAccounts bounds what is read of an image's passwd and group files.
+const maxAccounts = 1 << 20
+
+// resolveUser reads the image's accounts through a handle on its root.
+func (t *Table) resolveUser(c *container) (spec.User, error) {
+	var files [2]*os.File
+	for i, path := range []string{"/etc/passwd", "/etc/group"} {
+		f, err := inroot.Open(t.rootfs(c.id), path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+			continue
+		} else if err != nil {
+			return spec.User{}, err
+		}
+		defer func() { _ = f.Close() }()
+		if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+			return spec.User{}, errkind.New(errkind.InvalidArgument, "%s of image %s is not a regular file", path, c.rec.Image.Name)
+		}
+		files[i] = f
+	}
+	return spec.ResolveUser(&c.rec.Config.Security, c.record().Image.User, reader(files[0]), reader(files[1]))
+}
+
+// writeSpec resolves everything that needs the root file system and writes
+// the OCI spec into the bundle.
+func (t *Table) writeSpec(ctx context.Context, c *container) error {
+	user, err := t.resolveUser(c)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.rec.User = user
+	c.mu.Unlock()
+	in, err := t.specInput(ctx, c)
+	if err != nil {
+		return err
+	}
+	oci, err := spec.Build(*in)
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(oci)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(t.bundle(c.id), "config.json"), b, 0o600)
+}
+
+func (t *Table) createInShim(ctx context.Context, c *container) error {
+	shim, err := t.shims.client(ctx, c.pod.id)
+	if err != nil {
+		return err
+	}
+	created, err := shim.Create(ctx, t.shimCreate(c))
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.rec.Process = pidfd.Process{Pid: created.Pid, StartTime: created.StartTime}
+	c.mu.Unlock()
+	c.hold(t.bundle(c.id))
+	return nil
+}
+
+// shimCreate describes the container to a shim.
+func (t *Table) shimCreate(c *container) shimrpc.Create {
+	rec := c.record()
+	return shimrpc.Create{ID: c.id, PodID: c.pod.id, Bundle: t.bundle(c.id), Root: t.libcontainerRoot(), LogPath: rec.LogPath,
+		TTY: rec.Config.TTY, Stdin: rec.Config.Stdin, StdinOnce: rec.Config.StdinOnce, SystemdCgroup: t.cfg.SystemdCgroup,
+		UID: int(rec.User.UID), GID: int(rec.User.GID)}
+}
+
+// hold opens the container's output FIFOs and its pidfd a second time, so that
+// neither unread bytes nor the exit status go with a shim that dies.
+func (c *container) hold(bundle string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, name := range []string{"stdout", "stderr"} {
+		fd, err := unix.Open(filepath.Join(bundle, name), unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err == nil { // a terminal has no FIFOs
+			c.held = append(c.held, os.NewFile(uintptr(fd), name))
+		}
+	}
+	if f, err := c.rec.Process.Open(); err == nil {
+		c.held = append(c.held, f)
+	}
+}
+
+// release closes what hold opened.
+func (c *container) release() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.held {
+		_ = f.Close()
+	}
+	c.held = nil
+}

@@ -1,0 +1,254 @@
+package pod
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/runtime/spec"
+	"github.com/berth-runtime/berth/runtime/sys/cgroup"
+	"github.com/berth-runtime/berth/runtime/sys/device"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// specInput gathers what spec.Build needs of the host.
+func (t *Table) specInput(ctx context.Context, c *container) (*spec.Input, error) {
+	rec, pod := c.record(), c.pod.record()
+	if rec.Config.Security.Privileged && !pod.Config.Privileged {
+		return nil, errkind.New(errkind.FailedPrecondition, "the container is privileged but its pod %s is not", pod.ID)
+	}
+	oci, _ := t.cgroup(pod.Config.CgroupParent, c.id)
+	in := &spec.Input{ID: c.id, PodID: pod.ID, Pod: &pod.Config, Container: &rec.Config, Image: &rec.Image, User: rec.User,
+		Hostname: hostname(&pod.Config), Rootfs: t.rootfs(c.id), CgroupPath: oci, HostCaps: t.hostCaps,
+		CgroupV2: cgroup.Unified(), NoSwapLimit: !cgroup.SwapLimit()}
+	var err error
+	if in.NamespacePaths, err = t.containerNamespaces(c); err != nil {
+		return nil, err
+	}
+	if in.Mounts, err = t.containerMounts(ctx, c); err != nil {
+		return nil, err
+	}
+	if in.Devices, err = hostDevices(rec.Config.Devices); err != nil {
+		return nil, err
+	}
+	if rec.Config.Security.Privileged {
+		nodes, err := device.Below("/dev")
+		if err != nil {
+			return nil, fmt.Errorf("cannot list the host's devices: %w", err)
+		}
+		for _, n := range nodes {
+			in.HostDevices = append(in.HostDevices, ociDevice(n, n.Path))
+		}
+	}
+	in.Seccomp, err = t.seccomp(&rec.Config.Security)
+	return in, err
+}
+
+// containerNamespaces are the paths of the namespaces that the container joins.
+func (t *Table) containerNamespaces(c *container) (map[specs.LinuxNamespaceType]string, error) {
+	out := t.namespacePaths(c.pod)
+	var pid int
+	switch ns := c.rec.Config.Security.Namespaces; ns.PID {
+	case spec.ModePod:
+		init := c.pod.record().Init
+		if !init.Alive() {
+			return nil, errkind.New(errkind.FailedPrecondition, "pod %s has no shared PID namespace, or its init has ended; run the pod with PID mode POD", c.pod.id)
+		}
+		pid = init.Pid
+	case spec.ModeTarget:
+		target, err := t.findContainer(ViewAll, ns.TargetID)
+		if err != nil {
+			return nil, err
+		}
+		rec := target.record()
+		if target.pod != c.pod || rec.Phase != phaseRunning {
+			return nil, errkind.New(errkind.FailedPrecondition, "target container %s is not running in pod %s", ns.TargetID, c.pod.id)
+		}
+		pid = rec.Process.Pid
+	default:
+		return out, nil
+	}
+	out[specs.PIDNamespace] = "/proc/" + strconv.Itoa(pid) + "/ns/pid"
+	return out, nil
+}
+
+// containerMounts are the pod's files, the image's volumes that nothing
+// covers, and the mounts asked for, in this order: later ones win.
+func (t *Table) containerMounts(ctx context.Context, c *container) ([]specs.Mount, error) {
+	rec, pod := c.record(), c.pod.record()
+	mode := "rw"
+	if rec.Config.Security.ReadonlyRootfs {
+		mode = "ro"
+	}
+	var out []specs.Mount
+	for _, name := range []string{"hostname", "hosts", "resolv.conf"} {
+		out = append(out, specs.Mount{Destination: "/etc/" + name, Type: "bind", Source: filepath.Join(t.podDir(c.pod.id), name),
+			Options: []string{"rbind", "rprivate", mode}})
+	}
+	shm := "/dev/shm"
+	if hasIPC(&pod.Config) {
+		shm = t.shmDir(c.pod.id)
+	}
+	out = append(out, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: shm, Options: []string{"rbind", "rprivate", "rw", "nosuid", "nodev", "noexec"}})
+
+	asked, err := t.cfg.Volumes.Resolve(ctx, rec.Config.Mounts)
+	if err != nil {
+		return nil, err
+	}
+	covered := map[string]bool{}
+	for _, m := range asked {
+		covered[filepath.Clean(m.Destination)] = true
+	}
+	for i, path := range rec.Image.Volumes {
+		clean := filepath.Join("/", path)
+		if clean == "/" || covered[clean] {
+			continue
+		}
+		dst := filepath.Join(t.volumeDir(c.id), strconv.Itoa(i))
+		if err := t.copyUp(ctx, c, clean, dst); err != nil {
+			return nil, err
+		}
+		out = append(out, specs.Mount{Destination: clean, Type: "bind", Source: dst, Options: []string{"rbind", "rprivate", "rw"}})
+	}
+	kept := out[:0]
+	for _, m := range out {
+		if !covered[m.Destination] {
+			kept = append(kept, m)
+		}
+	}
+	return append(kept, asked...), nil
+}
+
+func (t *Table) copyUp(ctx context.Context, c *container, path, dst string) error {
+	if err := os.MkdirAll(t.volumeDir(c.id), 0o711); err != nil {
+		return err
+	}
+	if err := t.cfg.Volumes.CopyUp(ctx, t.rootfs(c.id), path, dst); err != nil {
+		return fmt.Errorf("cannot fill the image's volume %s: %w", path, err)
+	}
+	return nil
+}
+
+// hostDevices resolves the devices asked for; a directory is all below it.
+func hostDevices(asked []spec.Device) ([]specs.LinuxDevice, error) {
+	var out []specs.LinuxDevice
+	for _, d := range asked {
+		host, err := filepath.EvalSymlinks(d.HostPath)
+		if err != nil {
+			return nil, errkind.New(errkind.InvalidArgument, "cannot find device %s on the host: %w", d.HostPath, err)
+		}
+		st, err := os.Stat(host)
+		if err != nil {
+			return nil, err
+		}
+		if !st.IsDir() {
+			n, err := device.Stat(host)
+			if err != nil {
+				return nil, errkind.New(errkind.InvalidArgument, "cannot use device %s: %w", d.HostPath, err)
+			}
+			out = append(out, ociDevice(n, d.ContainerPath))
+			continue
+		}
+		nodes, err := device.Below(host)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range nodes {
+			out = append(out, ociDevice(n, filepath.Join(d.ContainerPath, strings.TrimPrefix(n.Path, host))))
+		}
+	}
+	return out, nil
+}
+
+func ociDevice(n device.Node, path string) specs.LinuxDevice {
+	mode, uid, gid := n.Mode, n.UID, n.GID
+	return specs.LinuxDevice{Path: path, Type: n.Type, Major: n.Major, Minor: n.Minor, FileMode: &mode, UID: &uid, GID: &gid}
+}
+
+// maxSeccompFile bounds a localhost profile, in bytes.
+const maxSeccompFile = 4 << 20
+
+// seccomp resolves the filter; nil is unconfined, as is any privileged container.
+func (t *Table) seccomp(sec *spec.Security) (*specs.LinuxSeccomp, error) {
+	if sec.Seccomp == nil || sec.Privileged || sec.Seccomp.Mode == spec.SeccompUnconfined {
+		return nil, nil
+	}
+	caps, err := spec.Capabilities(sec, t.hostCaps)
+	if err != nil {
+		return nil, err
+	}
+	if sec.Seccomp.Mode == spec.SeccompDefault {
+		return spec.DefaultSeccomp(caps)
+	}
+	f, err := os.Open(sec.Seccomp.Path)
+	if err != nil {
+		return nil, errkind.New(errkind.InvalidArgument, "cannot open seccomp profile: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, maxSeccompFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxSeccompFile {
+		return nil, errkind.New(errkind.InvalidArgument, "seccomp profile %s is larger than %d bytes", sec.Seccomp.Path, maxSeccompFile)
+	}
+	return spec.ParseSeccompFile(b, caps)
+}
+
+// reader makes a reader of a file that may be absent.
+func reader(f *os.File) io.Reader {
+	if f == nil {
+		return nil
+	}
+	return io.LimitReader(f, maxAccounts)
+}
+
+// signalName normalises "term", "SIGTERM" or "15" to "SIGTERM".
+func signalName(s string) (string, error) {
+	sig, err := parseSignal(s)
+	if err != nil {
+		return "", err
+	}
+	if name := unix.SignalName(sig); name != "" {
+		return name, nil
+	}
+	return strings.ToUpper(s), nil
+}
+
+// parseSignal understands names with and without SIG, real-time signals as
+// SIGRTMIN+N and SIGRTMAX-N, and numbers.
+func parseSignal(s string) (unix.Signal, error) {
+	name := strings.ToUpper(strings.TrimSpace(s))
+	if n, err := strconv.Atoi(name); err == nil && n > 0 && n < 65 {
+		return unix.Signal(n), nil
+	}
+	name = "SIG" + strings.TrimPrefix(name, "SIG")
+	if sig := unix.SignalNum(name); sig != 0 {
+		return sig, nil
+	}
+	const rtmin, rtmax = 34, 64
+	for prefix, base := range map[string]int{"SIGRTMIN": rtmin, "SIGRTMAX": rtmax} {
+		rest, ok := strings.CutPrefix(name, prefix)
+		if !ok {
+			continue
+		}
+		n := 0
+		if rest != "" {
+			var err error
+			if n, err = strconv.Atoi(rest); err != nil {
+				continue
+			}
+		}
+		if n += base; n >= rtmin && n <= rtmax {
+			return unix.Signal(n), nil
+		}
+	}
+	return 0, errkind.New(errkind.InvalidArgument, "signal %q is not known", s)
+}

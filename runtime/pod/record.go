@@ -1,0 +1,88 @@
+package pod
+
+import (
+	"path/filepath"
+	"time"
+
+	"github.com/berth-runtime/berth/runtime/network"
+	"github.com/berth-runtime/berth/runtime/spec"
+	"github.com/berth-runtime/berth/runtime/sys/pidfd"
+)
+
+// phase is how far a pod or container has come, as its record says.
+type phase string
+
+const (
+	phaseCreating phase = "creating" // made but not answered for: undone after a crash
+	phaseReady    phase = "ready"    // pods: serving
+	phaseStopping phase = "stopping" // pods: the stop goes on after a crash
+	phaseStopped  phase = "stopped"  // pods: waits to be removed
+	phaseCreated  phase = "created"  // containers: init waits for start
+	phaseStarting phase = "starting" // containers: the start goes on after a crash
+	phaseRunning  phase = "running"
+	phaseExited   phase = "exited"
+)
+
+// podRecord is a pod's row, root/pods/ID.json. Only the Table writes it. It is
+// durable before the first effect; later changes of phase are not synced,
+// since a power cut ends the boot and with it what they tell.
+type podRecord struct {
+	ID        string        `json:"id"`
+	BootID    string        `json:"boot_id"`
+	Origin    Origin        `json:"origin"`
+	Config    spec.Pod      `json:"config"`
+	Phase     phase         `json:"phase"`
+	CreatedAt time.Time     `json:"created_at"`
+	Lease     network.Lease `json:"lease"`
+	// Init is the pod's own first process where the PID namespace is shared.
+	Init pidfd.Process `json:"init"`
+}
+
+// containerRecord is a container's row, root/containers/ID.json, written like
+// a pod's.
+type containerRecord struct {
+	ID         string           `json:"id"`
+	PodID      string           `json:"pod_id"`
+	BootID     string           `json:"boot_id"`
+	Config     spec.Container   `json:"config"`
+	Image      spec.ImageConfig `json:"image"`
+	Phase      phase            `json:"phase"`
+	CreatedAt  time.Time        `json:"created_at"`
+	StartedAt  time.Time        `json:"started_at,omitzero"`
+	User       spec.User        `json:"user"`
+	StopSignal string           `json:"stop_signal"`
+	LogPath    string           `json:"log_path,omitempty"`
+	Resources  spec.Resources   `json:"resources"`
+	Process    pidfd.Process    `json:"process"`
+	Exit       *spec.Exit       `json:"exit,omitempty"`
+}
+
+// Where things of a pod and a container are. Every name derives from the id,
+// so that undo needs no memory.
+
+func (t *Table) podDir(id string) string     { return filepath.Join(t.cfg.State, "pods", id) }
+func (t *Table) nsPath(id, ns string) string { return filepath.Join(t.podDir(id), "ns", ns) }
+func (t *Table) shmDir(id string) string     { return filepath.Join(t.podDir(id), "shm") }
+func (t *Table) initDir(id string) string    { return filepath.Join(t.podDir(id), "init") }
+func (t *Table) bundle(id string) string     { return filepath.Join(t.cfg.State, "containers", id) }
+func (t *Table) rootfs(id string) string     { return filepath.Join(t.bundle(id), "rootfs") }
+func (t *Table) volumeDir(id string) string  { return filepath.Join(t.cfg.Root, "volumes", id) }
+func (t *Table) netns(id string) string      { return filepath.Join(t.cfg.NetnsDir, netnsPrefix+id) }
+func (t *Table) libcontainerRoot() string    { return filepath.Join(t.cfg.State, "libcontainer") }
+
+const netnsPrefix = "berth-"
+
+// cgroup gives the OCI cgroupsPath of a pod's init or a container, and the path of
+// the same group below the hierarchy's root. The leaf is one that the kubelet
+// can parse: the 64 hex digits, or a scope that ends in them.
+func (t *Table) cgroup(parent, id string) (oci, path string) {
+	if parent == "" {
+		parent = t.cfg.CgroupParent
+	}
+	if !t.cfg.SystemdCgroup {
+		p := filepath.Join("/", parent, id)
+		return p, p
+	}
+	slice := filepath.Base(parent)
+	return slice + ":berth:" + id, filepath.Join("/", parent, "berth-"+id+".scope")
+}

@@ -1,0 +1,265 @@
+package pod
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/berth-runtime/berth/runtime/network/netns"
+	"github.com/berth-runtime/berth/runtime/shimrpc"
+	"github.com/berth-runtime/berth/runtime/spec"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/mount"
+)
+
+// Recover brings the Table to where the records and the kernel say that the
+// node is. It is called once, before any socket opens: it undoes what was half
+// made, ends what was half stopped, adopts what runs, and reports what ended.
+func (t *Table) Recover(ctx context.Context) error {
+	if err := t.load(); err != nil {
+		return err
+	}
+	for _, p := range t.pods {
+		if rec := p.record(); rec.BootID == t.cfg.BootID && rec.Lease.PodID != "" && rec.Phase != phaseStopped {
+			if err := t.cfg.Network.Restore(rec.Lease); err != nil {
+				return fmt.Errorf("cannot restore the network lease of pod %s: %w", p.id, err)
+			}
+		}
+	}
+	t.publish()
+	t.recoverContainers(ctx)
+	t.recoverPods(ctx)
+	if err := t.sweep(ctx); err != nil {
+		return err
+	}
+	if err := t.cfg.Network.Repair(ctx); err != nil {
+		// Host-network pods work all the same; Status tells why others do not.
+		klog.FromContext(ctx).Error(err, "Cannot repair the network")
+	}
+	t.publish()
+	return nil
+}
+
+// load reads the records. Nothing else runs yet, so no lock is needed.
+func (t *Table) load() error {
+	pods, broken, err := t.podRows.All()
+	if err != nil {
+		return err
+	}
+	containers, brokenToo, err := t.containerRows.All()
+	if err != nil {
+		return err
+	}
+	t.brokenRecords = append(broken, brokenToo...)
+	for id, rec := range pods {
+		t.addPod(id, rec)
+	}
+	for id, rec := range containers {
+		p := t.pods[rec.PodID]
+		if p == nil {
+			// The pod's row was broken. Its containers can still be ended.
+			p = t.addPod(rec.PodID, podRecord{ID: rec.PodID, BootID: rec.BootID, Phase: phaseStopping, Origin: OriginLocal,
+				CreatedAt: rec.CreatedAt, Config: spec.Pod{Metadata: spec.PodMetadata{Name: "lost-" + rec.PodID[:12], UID: rec.PodID}}})
+		}
+		c := &container{id: id, pod: p, made: make(chan struct{}), exited: make(chan struct{}), rec: rec}
+		close(c.made)
+		if rec.Phase == phaseExited {
+			c.markExited()
+		}
+		p.containers[id], p.byName[rec.Config.Metadata], t.containers[id] = c, c, c
+	}
+	return nil
+}
+
+func (t *Table) addPod(id string, rec podRecord) *Pod {
+	p := &Pod{id: id, key: podKey{meta: rec.Config.Metadata}, made: make(chan struct{}), rec: rec,
+		containers: map[string]*container{}, byName: map[spec.ContainerMetadata]*container{}}
+	close(p.made)
+	t.pods[id], t.byKey[p.key] = p, p
+	return p
+}
+
+// recoverContainers undoes, adopts and settles. What fails is logged and left
+// to the removal that the client will ask for: one container must not keep
+// the daemon from starting.
+func (t *Table) recoverContainers(ctx context.Context) {
+	log := klog.FromContext(ctx)
+	needed := map[string]string{} // a pod of each shim group that has something alive
+	for _, c := range t.all() {
+		rec := c.record()
+		switch {
+		case rec.Phase == phaseCreating:
+			if err := t.createPlan(c).Undo(ctx); err != nil {
+				log.Error(err, "Cannot undo a half-made container", "container", c.id)
+				t.settleLost(ctx, c)
+				continue
+			}
+			t.forgetContainer(c)
+		case rec.Phase == phaseExited:
+			// The crash may have come before the cgroup was removed.
+			logged(ctx, "Cannot free an exited container", t.freeExited(ctx, c))
+		case rec.BootID != t.cfg.BootID:
+			t.settle(ctx, c)
+		default:
+			c.hold(t.bundle(c.id))
+			needed[t.shims.key(c.pod.id)] = c.pod.id
+		}
+	}
+	for _, p := range t.pods {
+		if rec := p.record(); rec.BootID == t.cfg.BootID && rec.Phase == phaseReady && sharesPIDs(&rec.Config) {
+			needed[t.shims.key(p.id)] = p.id
+		}
+	}
+	for _, podID := range needed {
+		logged(ctx, "Cannot bring up the shim", t.shims.ensure(ctx, podID))
+	}
+	for _, c := range t.all() {
+		t.recoverAlive(ctx, c)
+	}
+}
+
+// recoverAlive finishes a start that was under way, and settles the exits that
+// happened while no daemon ran.
+func (t *Table) recoverAlive(ctx context.Context, c *container) {
+	c.op.Lock()
+	defer c.op.Unlock()
+	rec := c.record()
+	if rec.Phase == phaseExited || rec.BootID != t.cfg.BootID {
+		return
+	}
+	if _, err := os.Stat(filepath.Join(t.bundle(c.id), shimrpc.ExitFile)); err == nil {
+		t.settle(ctx, c)
+		return
+	}
+	if rec.Phase == phaseStarting {
+		logged(ctx, "Cannot finish a start", t.resumeStart(ctx, c))
+		return
+	}
+	if !rec.Process.Alive() {
+		t.nudge(c.id)
+	}
+}
+
+// resumeStart starts a container whose start was recorded. If the process had
+// been let go before the crash, the shim says that it is not waiting any more.
+func (t *Table) resumeStart(ctx context.Context, c *container) error {
+	err := t.exec(ctx, c)
+	if err != nil && !(errkind.Is(err, errkind.FailedPrecondition) && c.record().Process.Alive()) {
+		t.settle(ctx, c)
+		return err
+	}
+	return t.setContainer(c, func(r *containerRecord) { r.Phase, r.StartedAt = phaseRunning, time.Now() })
+}
+
+// settleLost keeps a container that could not be undone visible as exited.
+func (t *Table) settleLost(ctx context.Context, c *container) {
+	exit := &spec.Exit{Code: 128, At: time.Now(), Reason: "StartError", Message: "the daemon ended while the container was made"}
+	logged(ctx, "Cannot record a container as exited", t.setContainer(c, func(r *containerRecord) { r.Phase, r.Exit = phaseExited, exit }))
+	c.markExited()
+}
+
+// recoverPods undoes half-made pods, ends half-stopped ones, and stops those
+// whose namespaces the reboot, or somebody, took away.
+func (t *Table) recoverPods(ctx context.Context) {
+	log := klog.FromContext(ctx)
+	mounts, err := mount.Table()
+	if err != nil {
+		log.Error(err, "Cannot read the mount table")
+	}
+	mounted := map[string]bool{}
+	for _, m := range mounts {
+		mounted[m.Target] = true
+	}
+	pods := make([]*Pod, 0, len(t.pods))
+	for _, p := range t.pods {
+		pods = append(pods, p)
+	}
+	for _, p := range pods {
+		rec := p.record()
+		alive := rec.BootID == t.cfg.BootID && (!hasNetns(&rec.Config) || mounted[t.netns(p.id)]) &&
+			(!sharesPIDs(&rec.Config) || rec.Init.Alive())
+		switch {
+		case rec.Phase == phaseCreating:
+			if err := t.runPlan(p).Undo(ctx); err != nil {
+				log.Error(err, "Cannot undo a half-made pod; it is kept as stopped", "pod", p.id)
+				logged(ctx, "Cannot record the pod", t.setPod(p, func(r *podRecord) { r.Phase = phaseStopped }))
+				continue
+			}
+			t.forgetPod(p)
+		case rec.Phase == phaseStopping, rec.Phase == phaseReady && !alive:
+			logged(ctx, "Cannot finish the stop of a pod", t.stopPod(ctx, p))
+		}
+	}
+}
+
+// sweep removes what has no row: files that a crash left between an effect
+// and its undoing, all below directories of our own or with our prefix.
+func (t *Table) sweep(ctx context.Context) error {
+	for _, path := range t.strayNamespaces() {
+		logged(ctx, "Cannot remove a namespace without a record", netns.Remove(path))
+	}
+	for _, dir := range []string{filepath.Join(t.cfg.State, "pods"), filepath.Join(t.cfg.State, "containers"), filepath.Join(t.cfg.Root, "volumes")} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if !t.knows(e.Name()) {
+				logged(ctx, "Cannot remove what has no record", removeTree(filepath.Join(dir, e.Name())))
+			}
+		}
+	}
+	snapshots, err := t.cfg.Images.Snapshots(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range snapshots {
+		if t.containers[id] == nil {
+			logged(ctx, "Cannot discard a writable layer without a container", t.cfg.Images.Discard(ctx, id))
+		}
+	}
+	return nil
+}
+
+// knows tells whether id is that of a pod or container with a row.
+func (t *Table) knows(id string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.pods[id] != nil || t.containers[id] != nil
+}
+
+// strayNamespaces lists the pinned network namespaces that no row explains.
+// Other daemons may share the directory, so the prefix alone does not make one
+// ours: the pod's directory in our state must still be there as well.
+func (t *Table) strayNamespaces() []string {
+	entries, err := os.ReadDir(t.cfg.NetnsDir)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, e := range entries {
+		id, ours := strings.CutPrefix(e.Name(), netnsPrefix)
+		if !ours || len(id) != 64 || t.knows(id) {
+			continue
+		}
+		if _, err := os.Stat(t.podDir(id)); err == nil {
+			out = append(out, filepath.Join(t.cfg.NetnsDir, e.Name()))
+		}
+	}
+	return out
+}
+
+func (t *Table) all() []*container {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]*container, 0, len(t.containers))
+	for _, c := range t.containers {
+		out = append(out, c)
+	}
+	return out
+}

@@ -1,0 +1,254 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/berth-runtime/berth/runtime/network"
+	"github.com/berth-runtime/berth/runtime/network/netns"
+	"github.com/berth-runtime/berth/runtime/spec"
+	"github.com/berth-runtime/berth/runtime/steps"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/mount"
+)
+
+// Run makes a pod and returns its id. A second call with the same metadata
+// joins the first: it waits for it, or returns its result. A caller that goes
+// away cancels nothing. A pod of that name and attempt that has been stopped
+// is errkind.AlreadyExists.
+func (t *Table) Run(ctx context.Context, v View, cfg spec.Pod) (string, error) {
+	key := podKey{meta: cfg.Metadata}
+	t.mu.Lock()
+	p, joined := t.byKey[key]
+	if !joined {
+		id := newID()
+		p = &Pod{id: id, key: key, made: make(chan struct{}),
+			containers: map[string]*container{}, byName: map[spec.ContainerMetadata]*container{},
+			rec: podRecord{ID: id, BootID: t.cfg.BootID, Origin: v.Origin(), Config: cfg, Phase: phaseCreating, CreatedAt: time.Now()}}
+		t.pods[id], t.byKey[key] = p, p
+		t.goBackground(ctx, func(ctx context.Context) { t.run(ctx, p) })
+	}
+	t.mu.Unlock()
+
+	select {
+	case <-p.made:
+	case <-ctx.Done():
+		return "", errkind.New(errkind.Of(ctx.Err()), "pod %s/%s is still being made; the next call with the same name and attempt joins it: %w",
+			cfg.Metadata.Namespace, cfg.Metadata.Name, ctx.Err())
+	}
+	switch {
+	case p.err != nil:
+		return "", p.err
+	case joined && !v.sees(p.origin()):
+		return "", errkind.New(errkind.AlreadyExists, "a local pod %s/%s (attempt %d) exists: %s", cfg.Metadata.Namespace, cfg.Metadata.Name, cfg.Metadata.Attempt, p.id)
+	case joined && p.phase() != phaseReady:
+		return "", errkind.New(errkind.AlreadyExists, "pod %s/%s (attempt %d) exists and is %s: %s; remove it or ask for the next attempt",
+			cfg.Metadata.Namespace, cfg.Metadata.Name, cfg.Metadata.Attempt, p.phase(), p.id)
+	}
+	return p.id, nil
+}
+
+// run makes the pod under the daemon's own context.
+func (t *Table) run(ctx context.Context, p *Pod) {
+	undone, err := t.runPlan(p).Run(ctx)
+	if err != nil {
+		err = fmt.Errorf("cannot run pod %s/%s: %w", p.rec.Config.Metadata.Namespace, p.rec.Config.Metadata.Name, err)
+		if kind := errkind.Of(errors.Unwrap(err)); kind != errkind.Unknown {
+			err = errkind.New(kind, "%w", err)
+		}
+		if undone {
+			t.forgetPod(p)
+		} else {
+			// What could not be undone stays visible, stopped, so that
+			// the client's stop and remove try again.
+			klog.FromContext(ctx).Error(err, "Pod could not be undone and is kept as stopped", "pod", p.id)
+			if err := t.setPod(p, func(r *podRecord) { r.Phase = phaseStopped }); err != nil {
+				klog.FromContext(ctx).Error(err, "Cannot record the pod as stopped", "pod", p.id)
+			}
+		}
+		p.err = err
+	}
+	close(p.made)
+	t.publish()
+	if err == nil {
+		t.emit(EventCreated, p.id, p)
+		t.emit(EventStarted, p.id, p)
+	}
+}
+
+// forgetPod frees the pod's id and name.
+func (t *Table) forgetPod(p *Pod) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.pods, p.id)
+	if t.byKey[p.key] == p {
+		delete(t.byKey, p.key)
+	}
+}
+
+func hasNetns(c *spec.Pod) bool   { return c.Namespaces.Network == spec.ModePod }
+func hasIPC(c *spec.Pod) bool     { return c.Namespaces.IPC == spec.ModePod }
+func sharesPIDs(c *spec.Pod) bool { return c.Namespaces.PID == spec.ModePod }
+func (t *Table) request(p *Pod) network.Request {
+	c := &p.rec.Config // immutable
+	return network.Request{PodID: p.id, Namespace: c.Metadata.Namespace, Name: c.Metadata.Name, Netns: t.netns(p.id), Ports: c.Ports}
+}
+
+// runPlan is the table of RunPodSandbox.
+func (t *Table) runPlan(p *Pod) steps.Plan {
+	return steps.Plan{Verb: "pod.run", Observe: t.cfg.Observe, Steps: []steps.Step{
+		{Name: "lease", Do: func(ctx context.Context) error { return t.leasePod(ctx, p) }, Undo: func(context.Context) error { t.releasePod(p); return nil }},
+		{Name: "record", Do: func(context.Context) error { return t.podRows.Put(p.id, p.record()) }, Undo: func(context.Context) error { return t.podRows.Delete(p.id) }},
+		{Name: "directory", Do: func(context.Context) error { return t.makePodDir(p) }, Undo: func(context.Context) error { return t.removePodDir(p) }},
+		{Name: "namespaces", Do: func(context.Context) error { return t.makeNamespaces(p) }, Undo: func(context.Context) error { return t.removeNamespaces(p) }},
+		{Name: "files", Do: func(context.Context) error { return t.makeFiles(p) }, Undo: func(context.Context) error { return t.cfg.Volumes.UnmountShm(t.shmDir(p.id)) }},
+		{Name: "network", Do: func(ctx context.Context) error { return t.attach(ctx, p) }, Undo: func(ctx context.Context) error { return t.detach(ctx, p) }},
+		{Name: "shim", Do: func(ctx context.Context) error { return t.shims.ensure(ctx, p.id) }, Undo: func(ctx context.Context) error { return t.shims.release(ctx, p.id) }},
+		{Name: "init", Do: func(ctx context.Context) error { return t.startInit(ctx, p) }, Undo: func(ctx context.Context) error { return t.stopInit(ctx, p) }},
+		{Name: "commit", Do: func(context.Context) error { return t.setPod(p, func(r *podRecord) { r.Phase = phaseReady }) }},
+	}}
+}
+
+// leasePod checks what can be checked without an effect and reserves the
+// pod's addresses and ports, in memory. The row that is written next is
+// durable: the one synced write of a pod's start.
+func (t *Table) leasePod(ctx context.Context, p *Pod) error {
+	c := &p.rec.Config
+	if c.LogDirectory != "" && !filepath.IsAbs(c.LogDirectory) {
+		return errkind.New(errkind.InvalidArgument, "log directory %q is not an absolute path", c.LogDirectory)
+	}
+	if !hasNetns(c) {
+		return nil
+	}
+	lease, err := t.cfg.Network.Reserve(ctx, t.request(p))
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rec.Lease = lease
+	return nil
+}
+
+func (t *Table) releasePod(p *Pod) { t.cfg.Network.Release(p.id) }
+
+func (t *Table) makePodDir(p *Pod) error {
+	return os.MkdirAll(filepath.Join(t.podDir(p.id), "ns"), 0o711)
+}
+
+// defaultSysctls let a container without privileges ping and bind low ports,
+// as both peers do; many images rely on it.
+var defaultSysctls = map[string]string{
+	"net.ipv4.ip_unprivileged_port_start": "0",
+	"net.ipv4.ping_group_range":           "0 2147483647",
+}
+
+func (t *Table) makeNamespaces(p *Pod) error {
+	c := &p.rec.Config
+	s := netns.Spec{Sysctls: map[string]string{}}
+	if hasNetns(c) {
+		s.Net, s.UTS = t.netns(p.id), t.nsPath(p.id, "uts")
+		s.Hostname = c.Hostname
+		for k, v := range defaultSysctls {
+			s.Sysctls[k] = v
+		}
+	}
+	if hasIPC(c) {
+		s.IPC = t.nsPath(p.id, "ipc")
+	}
+	for k, v := range c.Sysctls {
+		s.Sysctls[k] = v
+	}
+	if s.Net == "" && s.IPC == "" && len(s.Sysctls) == 0 {
+		return nil
+	}
+	return netns.Create(s)
+}
+
+func (t *Table) removeNamespaces(p *Pod) error {
+	return netns.Remove(t.netns(p.id), t.nsPath(p.id, "uts"), t.nsPath(p.id, "ipc"))
+}
+
+// hostname is what the pod's containers see as theirs.
+func hostname(c *spec.Pod) string {
+	if hasNetns(c) && c.Hostname != "" {
+		return c.Hostname
+	}
+	h, err := os.Hostname()
+	if err != nil {
+		return "localhost"
+	}
+	return h
+}
+
+func (t *Table) makeFiles(p *Pod) error {
+	rec := p.record()
+	if err := t.cfg.Volumes.WriteFiles(t.podDir(p.id), hostname(&rec.Config), rec.Config.DNS, rec.Lease.Addresses); err != nil {
+		return err
+	}
+	if !hasIPC(&rec.Config) {
+		return nil // the host's /dev/shm serves
+	}
+	if err := os.MkdirAll(t.shmDir(p.id), 0o755); err != nil {
+		return err
+	}
+	return t.cfg.Volumes.MountShm(t.shmDir(p.id))
+}
+
+func (t *Table) attach(ctx context.Context, p *Pod) error {
+	if !hasNetns(&p.rec.Config) {
+		return nil
+	}
+	return t.cfg.Network.Attach(ctx, t.request(p), p.record().Lease)
+}
+
+func (t *Table) detach(ctx context.Context, p *Pod) error {
+	lease := p.record().Lease
+	if !hasNetns(&p.rec.Config) || lease.PodID == "" {
+		return nil
+	}
+	return t.cfg.Network.Detach(ctx, lease, t.netns(p.id))
+}
+
+// removePodDir unmounts whatever is mounted below the pod's directory and
+// removes it. Mounts go first: a removal must never reach through one.
+func (t *Table) removePodDir(p *Pod) error { return removeTree(t.podDir(p.id)) }
+
+// LogRoot is where the logs of pods lie that leave them to us (the command
+// line's). A pod's directory below it goes with the pod; any other log
+// directory is its client's.
+func (t *Table) LogRoot() string { return filepath.Join(t.cfg.Root, "logs") }
+
+func (t *Table) removeOwnLogs(p *Pod) error {
+	rel, err := filepath.Rel(t.LogRoot(), filepath.Clean(p.rec.Config.LogDirectory))
+	if err != nil || rel == "." || !filepath.IsLocal(rel) {
+		return nil
+	}
+	return os.RemoveAll(filepath.Join(t.LogRoot(), rel))
+}
+
+// removeTree removes a directory of ours after everything mounted below it.
+func removeTree(dir string) error {
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	table, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	for i := len(table) - 1; i >= 0; i-- {
+		if rel, err := filepath.Rel(dir, table[i].Target); err == nil && filepath.IsLocal(rel) {
+			if err := mount.Unmount(table[i].Target); err != nil {
+				return err
+			}
+		}
+	}
+	return os.RemoveAll(dir)
+}

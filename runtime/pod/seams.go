@@ -1,0 +1,42 @@
+package pod
+
+import (
+	"context"
+	"net/netip"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-runtime/berth/runtime/spec"
+)
+
+// Images is what pods need of the image store. cmd/berthd gives it.
+type Images interface {
+	// Resolve finds an image on the node by id, reference or digest;
+	// errkind.NotFound if it is not here. It never pulls.
+	Resolve(ctx context.Context, ref string) (*spec.ImageConfig, error)
+	// Prepare makes the writable layer of a container. Idempotent.
+	Prepare(ctx context.Context, containerID, imageID string) error
+	// Mount mounts the container's root file system at target. Idempotent.
+	Mount(ctx context.Context, containerID, target string) error
+	// Discard removes the writable layer; one that is absent is success.
+	Discard(ctx context.Context, containerID string) error
+	// SnapshotUsage is the usage of the writable layer.
+	SnapshotUsage(ctx context.Context, containerID string) (bytes, inodes uint64, err error)
+	// Snapshots lists the containers that have a writable layer.
+	Snapshots(ctx context.Context) ([]string, error)
+	// Mountpoint is where the image file system is mounted.
+	Mountpoint() string
+}
+
+// Volumes is what pods need of the volumes domain. cmd/berthd gives it.
+type Volumes interface {
+	// Resolve turns the mounts asked for into OCI mounts, host side resolved.
+	Resolve(ctx context.Context, mounts []spec.Mount) ([]specs.Mount, error)
+	// CopyUp fills the fresh directory dst with what the image has at path.
+	CopyUp(ctx context.Context, rootfs, path, dst string) error
+	// WriteFiles writes hostname, hosts and resolv.conf into dir.
+	WriteFiles(dir, hostname string, dns *spec.DNS, addrs []netip.Addr) error
+	// MountShm mounts a pod's /dev/shm at dir; UnmountShm undoes it, idempotent.
+	MountShm(dir string) error
+	UnmountShm(dir string) error
+}

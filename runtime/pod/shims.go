@@ -1,0 +1,232 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/berth-runtime/berth/runtime/shimrpc"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/keylock"
+)
+
+// ShimGroup says which pods share a shim.
+type ShimGroup string
+
+// The groups: one shim for the node, or one for each pod. The code is the
+// same, only the routing differs.
+const (
+	GroupNode ShimGroup = "node"
+	GroupPod  ShimGroup = "pod"
+)
+
+// ShimConfig says how shims are started.
+type ShimConfig struct {
+	Group   ShimGroup
+	Binary  string // path of berth-shim
+	LogFile string // where shims write what is no container's output
+}
+
+// shims routes calls to the shim of a pod's group, starts shims, watches them
+// for exits, and replaces one that died: the new one adopts what still runs.
+type shims struct {
+	t      *Table
+	cfg    ShimConfig
+	locks  keylock.Locks // by group key: one launch at a time
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // watches
+
+	mu     sync.Mutex
+	live   map[string]*shimrpc.Client // by group key; guarded by mu
+	sealed *os.File                   // the binary, once; guarded by mu
+}
+
+// nodeKey is the group key when all pods share one shim.
+const nodeKey = "node"
+
+func newShims(t *Table, cfg ShimConfig) *shims {
+	s := &shims{t: t, cfg: cfg, live: map[string]*shimrpc.Client{}}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+func (s *shims) key(podID string) string {
+	if s.cfg.Group == GroupPod {
+		return podID
+	}
+	return nodeKey
+}
+
+// dir is where sockets are. Their names are short: a unix socket's path ends
+// at 107 bytes.
+func (s *shims) dir() string { return filepath.Join(s.t.cfg.State, "shims") }
+
+func (s *shims) socket(key string) string {
+	return filepath.Join(s.dir(), key[:min(len(key), 16)]+".sock")
+}
+
+// ensure makes sure that the pod's shim runs.
+func (s *shims) ensure(ctx context.Context, podID string) error {
+	_, err := s.client(ctx, podID)
+	return err
+}
+
+// client returns the client of the pod's shim, which it starts if need be.
+func (s *shims) client(ctx context.Context, podID string) (*shimrpc.Client, error) {
+	key := s.key(podID)
+	if c := s.get(key); c != nil {
+		return c, nil
+	}
+	defer s.locks.Lock(key)()
+	if c := s.get(key); c != nil {
+		return c, nil
+	}
+	c := shimrpc.Dial(s.socket(key))
+	info, err := c.Info(ctx)
+	if err != nil {
+		if err := s.launch(ctx, key); err != nil {
+			return nil, err
+		}
+		if info, err = c.Info(ctx); err != nil {
+			return nil, fmt.Errorf("cannot reach the shim that was just started: %w", err)
+		}
+	}
+	s.adopt(ctx, c, key, info)
+	s.mu.Lock()
+	s.live[key] = c
+	s.mu.Unlock()
+	s.wg.Go(func() { s.watch(c, key) })
+	return c, nil
+}
+
+func (s *shims) get(key string) *shimrpc.Client {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.live[key]
+}
+
+// launch starts a shim from the sealed copy of its binary.
+func (s *shims) launch(ctx context.Context, key string) error {
+	s.mu.Lock()
+	var err error
+	if s.sealed == nil {
+		s.sealed, err = shimrpc.Seal(s.cfg.Binary)
+	}
+	sealed := s.sealed
+	s.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("cannot prepare the shim %s: %w", s.cfg.Binary, err)
+	}
+	pid, err := shimrpc.Launch(ctx, shimrpc.LaunchConfig{Sealed: sealed, Socket: s.socket(key), Dir: s.dir(), LogFile: s.cfg.LogFile})
+	if err != nil {
+		return fmt.Errorf("cannot start a shim: %w", err)
+	}
+	klog.FromContext(ctx).V(2).Info("Shim started", "group", key, "pid", pid)
+	return nil
+}
+
+// adopt hands a shim the processes of its group that it does not hold.
+func (s *shims) adopt(ctx context.Context, c *shimrpc.Client, key string, info shimrpc.Info) {
+	log := klog.FromContext(ctx)
+	for _, a := range s.t.adoptable(func(podID string) bool { return s.key(podID) == key }) {
+		if slices.Contains(info.Containers, a.create.ID) {
+			continue
+		}
+		if err := c.Adopt(ctx, a.create, a.pidfd); err != nil {
+			log.Error(err, "Shim cannot adopt a container", "container", a.create.ID)
+		}
+	}
+}
+
+// watch passes exits on until the shim is gone or the daemon ends. If the
+// group still has processes, a new shim takes over.
+func (s *shims) watch(c *shimrpc.Client, key string) {
+	log := klog.Background()
+	err := c.Watch(s.ctx, func(e shimrpc.Exited) { s.t.exitSeen(e) })
+	s.mu.Lock()
+	if s.live[key] == c {
+		delete(s.live, key)
+	}
+	s.mu.Unlock()
+	for s.ctx.Err() == nil && s.t.groupInUse(func(podID string) bool { return s.key(podID) == key }) {
+		log.Error(err, "Shim is gone; a new one takes over its containers", "group", key)
+		if _, err = s.client(s.ctx, s.anyPod(key)); err == nil {
+			return
+		}
+		select {
+		case <-s.ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// anyPod is the inverse of key, as far as key needs it.
+func (s *shims) anyPod(key string) string {
+	if key == nodeKey {
+		return ""
+	}
+	return key
+}
+
+// delete makes the pod's shim forget a container. Without a shim there is
+// nothing to forget.
+func (s *shims) delete(ctx context.Context, podID, id string) error {
+	err := shimrpc.Dial(s.socket(s.key(podID))).Delete(ctx, id)
+	if errkind.Is(err, errkind.Unavailable) {
+		return nil
+	}
+	return err
+}
+
+// release ends the shim of a pod that has one of its own.
+func (s *shims) release(ctx context.Context, podID string) error {
+	if s.cfg.Group != GroupPod {
+		return nil
+	}
+	key := s.key(podID)
+	defer s.locks.Lock(key)()
+	return s.end(ctx, key)
+}
+
+// end asks the shim of a group to end; one that is gone has.
+func (s *shims) end(ctx context.Context, key string) error {
+	s.mu.Lock()
+	delete(s.live, key)
+	s.mu.Unlock()
+	err := shimrpc.Dial(s.socket(key)).Shutdown(ctx)
+	if errkind.Is(err, errkind.Unavailable) {
+		err = nil
+	}
+	if err == nil {
+		if rmErr := os.Remove(s.socket(key)); rmErr != nil && !errors.Is(rmErr, os.ErrNotExist) {
+			return rmErr
+		}
+	}
+	return err
+}
+
+// retire ends the daemon's part. The node's shim ends if it holds nothing; it
+// refuses if it does.
+func (s *shims) retire() {
+	s.cancel()
+	s.wg.Wait()
+	if s.cfg.Group == GroupNode {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		_ = s.end(ctx, nodeKey) // a shim that holds containers stays, by design
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sealed != nil {
+		_ = s.sealed.Close()
+		s.sealed = nil
+	}
+}

@@ -1,0 +1,200 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/berth-runtime/berth/runtime/shimrpc"
+	"github.com/berth-runtime/berth/runtime/spec"
+	"github.com/berth-runtime/berth/runtime/steps"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/mount"
+)
+
+// Start starts a created container. A start that fails leaves the container
+// exited with code 128 and reason StartError, for the kubelet to read.
+func (t *Table) Start(ctx context.Context, v View, id string) error {
+	c, err := t.findContainer(v, id)
+	if err != nil {
+		return err
+	}
+	return t.detached(ctx, func(ctx context.Context) error { return t.start(ctx, c) })
+}
+
+func (t *Table) start(ctx context.Context, c *container) error {
+	c.pod.verbs.RLock()
+	defer c.pod.verbs.RUnlock()
+	c.op.Lock()
+	defer c.op.Unlock()
+	if ph := c.record().Phase; ph != phaseCreated {
+		return errkind.New(errkind.FailedPrecondition, "cannot start container %s: it is %s, not created", c.id, ph)
+	}
+	if c.pod.phase() != phaseReady {
+		return fmt.Errorf("cannot start container %s: %w", c.id, notReady(c.pod))
+	}
+	return t.startLocked(ctx, c)
+}
+
+// startLocked does the start; the caller holds c.op.
+func (t *Table) startLocked(ctx context.Context, c *container) error {
+	_, err := t.startPlan(c).Run(ctx)
+	if err == nil {
+		t.emit(EventStarted, c.id, c.pod)
+		return nil
+	}
+	err = fmt.Errorf("cannot start container %s: %w", c.id, err)
+	exit := &spec.Exit{Code: 128, At: time.Now(), Reason: "StartError", Message: err.Error()}
+	recErr := t.setContainer(c, func(r *containerRecord) { r.Phase, r.Exit = phaseExited, exit })
+	c.markExited()
+	t.emit(EventStopped, c.id, c.pod)
+	return errors.Join(err, recErr, t.freeExited(ctx, c))
+}
+
+// startPlan is the table of StartContainer. After a crash the start goes on.
+func (t *Table) startPlan(c *container) steps.Plan {
+	return steps.Plan{Verb: "container.start", Observe: t.cfg.Observe, Steps: []steps.Step{
+		{Name: "record", Do: func(context.Context) error {
+			return t.setContainer(c, func(r *containerRecord) { r.Phase = phaseStarting })
+		}},
+		{Name: "exec", Do: func(ctx context.Context) error { return t.exec(ctx, c) }},
+		{Name: "commit", Do: func(context.Context) error {
+			return t.setContainer(c, func(r *containerRecord) { r.Phase, r.StartedAt = phaseRunning, time.Now() })
+		}},
+	}}
+}
+
+// exec lets the container's init execute the process that was asked for.
+func (t *Table) exec(ctx context.Context, c *container) error {
+	shim, err := t.shims.client(ctx, c.pod.id)
+	if err != nil {
+		return err
+	}
+	return shim.Start(ctx, c.id)
+}
+
+// RemoveContainer removes a container, killing it if it runs. One that does
+// not exist is success.
+func (t *Table) RemoveContainer(ctx context.Context, v View, id string) error {
+	c, err := t.findContainer(v, id)
+	if errkind.Is(err, errkind.NotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return t.detached(ctx, func(ctx context.Context) error { return t.removeContainer(ctx, c) })
+}
+
+func (t *Table) removeContainer(ctx context.Context, c *container) error {
+	if err := t.stopContainer(ctx, c, 0); err != nil {
+		return err
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	t.mu.Lock()
+	gone := t.containers[c.id] != c
+	t.mu.Unlock()
+	if gone {
+		return nil
+	}
+	if _, err := t.removeContainerPlan(c).Run(ctx); err != nil {
+		return fmt.Errorf("cannot remove container %s: %w", c.id, err)
+	}
+	t.forgetContainer(c)
+	t.publish()
+	t.emit(EventDeleted, c.id, c.pod)
+	return nil
+}
+
+// removeContainerPlan is the table of RemoveContainer; the row goes last.
+func (t *Table) removeContainerPlan(c *container) steps.Plan {
+	return steps.Plan{Verb: "container.remove", Observe: t.cfg.Observe, Steps: []steps.Step{
+		{Name: "shim", Do: func(ctx context.Context) error { return t.deleteFromShim(ctx, c.pod, c.id) }},
+		{Name: "rootfs", Do: func(context.Context) error { return mount.Unmount(t.rootfs(c.id)) }},
+		{Name: "bundle", Do: func(context.Context) error { return t.removeBundle(c) }},
+		{Name: "volumes", Do: func(context.Context) error { return os.RemoveAll(t.volumeDir(c.id)) }},
+		{Name: "snapshot", Do: func(ctx context.Context) error { return t.cfg.Images.Discard(ctx, c.id) }},
+		{Name: "record", Do: func(context.Context) error { return t.containerRows.Delete(c.id) }},
+	}}
+}
+
+// ReopenLog makes the shim open the log file anew, after a rotation.
+func (t *Table) ReopenLog(ctx context.Context, v View, id string) error {
+	c, err := t.findContainer(v, id)
+	if err != nil {
+		return err
+	}
+	if rec := c.record(); rec.Phase != phaseRunning {
+		return errkind.New(errkind.FailedPrecondition, "cannot reopen the log of container %s: it is %s, not running", c.id, rec.Phase)
+	}
+	shim, err := t.shims.client(ctx, c.pod.id)
+	if err != nil {
+		return err
+	}
+	return shim.ReopenLog(ctx, c.id)
+}
+
+// adoptee is a process that a new shim is to take over.
+type adoptee struct {
+	create shimrpc.Create
+	pidfd  *os.File // held by the container; nil if there is none
+}
+
+// adoptable lists the containers and inits, of the pods that in admits, that
+// have been started and not been seen to end.
+func (t *Table) adoptable(in func(podID string) bool) []adoptee {
+	t.mu.Lock()
+	var cs []*container
+	var ps []*Pod
+	for _, c := range t.containers {
+		if in(c.pod.id) {
+			cs = append(cs, c)
+		}
+	}
+	for _, p := range t.pods {
+		if in(p.id) {
+			ps = append(ps, p)
+		}
+	}
+	t.mu.Unlock()
+
+	var out []adoptee
+	for _, c := range cs {
+		rec := c.record()
+		if rec.Phase != phaseCreated && rec.Phase != phaseStarting && rec.Phase != phaseRunning || rec.BootID != t.cfg.BootID {
+			continue
+		}
+		a := adoptee{create: t.shimCreate(c)}
+		a.create.Pid, a.create.StartTime = rec.Process.Pid, rec.Process.StartTime
+		c.mu.Lock()
+		for _, f := range c.held {
+			if f.Name() != "stdout" && f.Name() != "stderr" {
+				a.pidfd = f
+			}
+		}
+		c.mu.Unlock()
+		out = append(out, a)
+	}
+	for _, p := range ps {
+		if rec := p.record(); rec.Phase == phaseReady && sharesPIDs(&rec.Config) && rec.BootID == t.cfg.BootID {
+			a := adoptee{create: t.initCreate(p)}
+			a.create.Pid, a.create.StartTime = rec.Init.Pid, rec.Init.StartTime
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// groupInUse tells whether a group has anything that needs a shim.
+func (t *Table) groupInUse(in func(podID string) bool) bool { return len(t.adoptable(in)) > 0 }
+
+// logged ends a clean-up that nobody waits for: what it could not do is logged.
+func logged(ctx context.Context, what string, err error) {
+	if err != nil {
+		klog.FromContext(ctx).Error(err, what)
+	}
+}

@@ -1,0 +1,148 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/berth-runtime/berth/runtime/steps"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// Stop kills the pod's containers and gives its network back. It may be called
+// any number of times; a pod that does not exist is success.
+func (t *Table) Stop(ctx context.Context, v View, id string) error {
+	p, err := t.findPod(v, id)
+	if errkind.Is(err, errkind.NotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return t.detached(ctx, func(ctx context.Context) error { return t.stopPod(ctx, p) })
+}
+
+// detached runs f to its end under the daemon's own context and waits for it
+// as long as the caller does.
+func (t *Table) detached(ctx context.Context, f func(context.Context) error) error {
+	done := make(chan error, 1)
+	t.goBackground(ctx, func(ctx context.Context) { done <- f(ctx) })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (t *Table) stopPod(ctx context.Context, p *Pod) error {
+	p.verbs.Lock()
+	defer p.verbs.Unlock()
+	return t.stopPodLocked(ctx, p)
+}
+
+// stopPodLocked stops the pod; the caller holds p.verbs.
+func (t *Table) stopPodLocked(ctx context.Context, p *Pod) error {
+	if p.phase() == phaseStopped {
+		return nil
+	}
+	if _, err := t.stopPlan(p).Run(ctx); err != nil {
+		return fmt.Errorf("cannot stop pod %s: %w", p.id, err)
+	}
+	t.emit(EventStopped, p.id, p)
+	return nil
+}
+
+// stopPlan is the table of StopPodSandbox. It only moves forward: after a
+// crash, or a failure, the whole table is done again.
+func (t *Table) stopPlan(p *Pod) steps.Plan {
+	return steps.Plan{Verb: "pod.stop", Observe: t.cfg.Observe, Steps: []steps.Step{
+		{Name: "record", Do: func(context.Context) error { return t.setPod(p, func(r *podRecord) { r.Phase = phaseStopping }) }},
+		{Name: "containers", Do: func(ctx context.Context) error { return t.killContainers(ctx, p) }},
+		{Name: "init", Do: func(ctx context.Context) error { return t.stopInit(ctx, p) }},
+		{Name: "network", Do: func(ctx context.Context) error { return t.detach(ctx, p) }},
+		{Name: "lease", Do: func(context.Context) error { t.releasePod(p); return nil }},
+		{Name: "namespaces", Do: func(context.Context) error { return t.removeNamespaces(p) }},
+		{Name: "shm", Do: func(context.Context) error { return t.cfg.Volumes.UnmountShm(t.shmDir(p.id)) }},
+		{Name: "commit", Do: func(context.Context) error { return t.setPod(p, func(r *podRecord) { r.Phase = phaseStopped }) }},
+	}}
+}
+
+// killContainers ends all containers of the pod at once, without grace: the
+// client has stopped them before if it wanted to be kind.
+func (t *Table) killContainers(ctx context.Context, p *Pod) error {
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		errs []error
+	)
+	for _, c := range p.members() {
+		if !c.finished() {
+			continue // it waits for the pod's lock and then finds the pod stopped
+		}
+		wg.Go(func() {
+			if err := t.stopContainer(ctx, c, 0); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// Remove stops the pod if need be and removes it with its containers. A pod
+// that does not exist is success.
+func (t *Table) Remove(ctx context.Context, v View, id string) error {
+	p, err := t.findPod(v, id)
+	if errkind.Is(err, errkind.NotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return t.detached(ctx, func(ctx context.Context) error { return t.removePod(ctx, p) })
+}
+
+func (t *Table) removePod(ctx context.Context, p *Pod) error {
+	p.verbs.Lock()
+	defer p.verbs.Unlock()
+	t.mu.Lock()
+	gone := t.pods[p.id] != p
+	t.mu.Unlock()
+	if gone {
+		return nil // another Remove was faster
+	}
+	if err := t.stopPodLocked(ctx, p); err != nil {
+		return err
+	}
+	if _, err := t.removePlan(p).Run(ctx); err != nil {
+		return fmt.Errorf("cannot remove pod %s: %w", p.id, err)
+	}
+	t.forgetPod(p)
+	t.publish()
+	t.emit(EventDeleted, p.id, p)
+	return nil
+}
+
+// removePlan is the table of RemovePodSandbox. The row goes last: whatever is
+// still there has one.
+func (t *Table) removePlan(p *Pod) steps.Plan {
+	return steps.Plan{Verb: "pod.remove", Observe: t.cfg.Observe, Steps: []steps.Step{
+		{Name: "containers", Do: func(ctx context.Context) error { return t.removeContainers(ctx, p) }},
+		{Name: "shim", Do: func(ctx context.Context) error { return t.shims.release(ctx, p.id) }},
+		{Name: "directory", Do: func(context.Context) error { return t.removePodDir(p) }},
+		{Name: "logs", Do: func(context.Context) error { return t.removeOwnLogs(p) }},
+		{Name: "record", Do: func(context.Context) error { return t.podRows.Delete(p.id) }},
+	}}
+}
+
+func (t *Table) removeContainers(ctx context.Context, p *Pod) error {
+	var errs []error
+	for _, c := range p.members() {
+		if c.finished() {
+			errs = append(errs, t.removeContainer(ctx, c))
+		}
+	}
+	return errors.Join(errs...)
+}

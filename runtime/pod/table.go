@@ -1,0 +1,314 @@
+package pod
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/moby/sys/capability"
+
+	"github.com/berth-runtime/berth/runtime/network"
+	"github.com/berth-runtime/berth/runtime/spec"
+	"github.com/berth-runtime/berth/runtime/state"
+	"github.com/berth-runtime/berth/runtime/stats"
+	"github.com/berth-runtime/berth/runtime/sys/cgroup"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// Config of a Table. Root, State and NetnsDir are absolute.
+type Config struct {
+	Root          string // records; survives a reboot
+	State         string // what a reboot ends anyway
+	NetnsDir      string // where network namespaces are pinned
+	CgroupParent  string // for pods that name none
+	SystemdCgroup bool
+	BootID        string
+	InitPath      string // the pod init for shared PID namespaces
+	Shim          ShimConfig
+	Images        Images
+	Volumes       Volumes
+	Network       network.Network
+	// Observe, if set, is told of every step of every verb.
+	Observe func(verb, step string, took time.Duration, err error)
+}
+
+// Table holds all pods of the node. Its methods may be called concurrently.
+type Table struct {
+	cfg            Config
+	podRows        state.Rows[podRecord]
+	containerRows  state.Rows[containerRecord]
+	shims          *shims
+	sampler        *stats.Sampler
+	events         broker
+	hostCaps       []string
+	brokenRecords  []string
+	background     sync.WaitGroup // clean-ups that outlive their request
+	backgroundDone context.CancelFunc
+	backgroundCtx  context.Context
+
+	mu         sync.Mutex            // never held across I/O
+	pods       map[string]*Pod       // guarded by mu
+	byKey      map[podKey]*Pod       // guarded by mu
+	containers map[string]*container // guarded by mu
+
+	view atomic.Pointer[snapshot] // what lists and statuses are served from
+}
+
+// podKey is the identity that a client chose.
+type podKey struct {
+	meta spec.PodMetadata
+}
+
+// Pod is one pod. It is created by Run or Recover and ended by Remove.
+type Pod struct {
+	id  string
+	key podKey
+	// verbs orders what may not overlap: creating and starting containers
+	// share it, stopping and removing the pod exclude them.
+	verbs sync.RWMutex
+	made  chan struct{} // closed when Run has ended
+	err   error         // of Run; valid once made is closed
+
+	mu         sync.Mutex            // guards what follows; never held across waits
+	rec        podRecord             //
+	containers map[string]*container // by id
+	byName     map[spec.ContainerMetadata]*container
+}
+
+// container is one container of a Pod.
+type container struct {
+	id   string
+	pod  *Pod
+	made chan struct{} // closed when Create has ended
+	err  error         // of Create; valid once made is closed
+	op   sync.Mutex    // orders start, exit, update and removal
+
+	exitOnce sync.Once
+	exited   chan struct{} // closed when the exit is published
+
+	mu          sync.Mutex // guards what follows
+	rec         containerRecord
+	stopSent    bool       // the stop signal goes out once
+	held        []*os.File // FIFOs and the pidfd, held a second time
+	oomBaseline uint64
+}
+
+// New makes a Table over the directories of cfg. Recover must be called
+// before any other method.
+func New(cfg Config) (*Table, error) {
+	podRows, err := state.Open[podRecord](filepath.Join(cfg.Root, "pods"))
+	if err != nil {
+		return nil, err
+	}
+	containerRows, err := state.Open[containerRecord](filepath.Join(cfg.Root, "containers"))
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{filepath.Join(cfg.State, "pods"), filepath.Join(cfg.State, "containers"),
+		filepath.Join(cfg.State, "libcontainer"), filepath.Join(cfg.State, "shims"), filepath.Join(cfg.Root, "volumes")} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.MkdirAll(cfg.NetnsDir, 0o755); err != nil {
+		return nil, err
+	}
+	caps, err := boundingSet()
+	if err != nil {
+		return nil, err
+	}
+	t := &Table{
+		cfg: cfg, podRows: podRows, containerRows: containerRows, hostCaps: caps,
+		sampler: stats.NewSampler(),
+		pods:    map[string]*Pod{}, byKey: map[podKey]*Pod{}, containers: map[string]*container{},
+	}
+	t.backgroundCtx, t.backgroundDone = context.WithCancel(context.Background())
+	t.shims = newShims(t, cfg.Shim)
+	t.view.Store(&snapshot{})
+	return t, nil
+}
+
+// Close ends the daemon's part: watches and clean-ups under way. Containers
+// and their shims go on; a shim that holds nothing is told to end.
+func (t *Table) Close() {
+	t.shims.retire()
+	t.backgroundDone()
+	t.background.Wait()
+}
+
+// goBackground runs f in a goroutine that Close waits for.
+func (t *Table) goBackground(ctx context.Context, f func(context.Context)) {
+	ctx = withoutCancel{t.backgroundCtx, ctx}
+	t.background.Go(func() { f(ctx) })
+}
+
+// withoutCancel has the life of one context and the values of another.
+type withoutCancel struct {
+	context.Context
+	values context.Context
+}
+
+func (c withoutCancel) Value(key any) any { return c.values.Value(key) }
+
+// boundingSet names the capabilities that the daemon itself may ever have:
+// no container can be given more.
+func boundingSet() ([]string, error) {
+	c, err := capability.NewPid2(0)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Load(); err != nil {
+		return nil, fmt.Errorf("cannot read the daemon's capabilities: %w", err)
+	}
+	var out []string
+	for _, k := range capability.ListKnown() {
+		if c.Get(capability.BOUNDING, k) {
+			out = append(out, "CAP_"+strings.ToUpper(k.String()))
+		}
+	}
+	return out, nil
+}
+
+// newID makes 64 random hex digits.
+func newID() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}
+
+// find resolves an id or unique prefix among the objects that see admits.
+func find[T any](what, id string, all map[string]T, see func(T) bool) (T, error) {
+	var none T
+	if id == "" {
+		return none, errkind.New(errkind.InvalidArgument, "no %s id is given", what)
+	}
+	if v, ok := all[id]; ok && see(v) {
+		return v, nil
+	}
+	var hits []string
+	for k, v := range all {
+		if strings.HasPrefix(k, id) && see(v) {
+			hits = append(hits, k)
+		}
+	}
+	switch len(hits) {
+	case 0:
+		return none, errkind.New(errkind.NotFound, "%s %s does not exist", what, id)
+	case 1:
+		return all[hits[0]], nil
+	}
+	sort.Strings(hits)
+	for i := range hits {
+		hits[i] = hits[i][:12]
+	}
+	return none, errkind.New(errkind.InvalidArgument, "%s id %s is ambiguous: it begins %s; give more digits", what, id, strings.Join(hits, ", "))
+}
+
+func (t *Table) findPod(v View, id string) (*Pod, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return find("pod", id, t.pods, func(p *Pod) bool { return v.sees(p.origin()) && p.finished() })
+}
+
+func (t *Table) findContainer(v View, id string) (*container, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return find("container", id, t.containers, func(c *container) bool { return v.sees(c.pod.origin()) && c.finished() })
+}
+
+// origin needs no lock: it never changes after the pod was made.
+func (p *Pod) origin() Origin { return p.rec.Origin }
+
+// finished tells whether Run has ended; before, the pod is not listed.
+func (p *Pod) finished() bool { return closed(p.made) }
+
+// finished tells whether Create has ended.
+func (c *container) finished() bool { return closed(c.made) }
+
+func closed(ch chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+// phase reads the pod's phase.
+func (p *Pod) phase() phase {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rec.Phase
+}
+
+// record returns a copy of the pod's record.
+func (p *Pod) record() podRecord {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rec
+}
+
+// record returns a copy of the container's record.
+func (c *container) record() containerRecord {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rec
+}
+
+// members lists the pod's containers.
+func (p *Pod) members() []*container {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]*container, 0, len(p.containers))
+	for _, c := range p.containers {
+		out = append(out, c)
+	}
+	return out
+}
+
+// setPod changes the pod's record, in memory and on disk, and publishes it.
+// The disk comes first: what is told is what a restart would find.
+func (t *Table) setPod(p *Pod, change func(*podRecord)) error {
+	p.mu.Lock()
+	rec := p.rec
+	change(&rec)
+	err := t.podRows.Update(p.id, rec)
+	if err == nil {
+		p.rec = rec
+	}
+	p.mu.Unlock()
+	t.publish()
+	return err
+}
+
+// setContainer changes a container's record like setPod does a pod's.
+func (t *Table) setContainer(c *container, change func(*containerRecord)) error {
+	c.mu.Lock()
+	rec := c.rec
+	change(&rec)
+	err := t.containerRows.Update(c.id, rec)
+	if err == nil {
+		c.rec = rec
+	}
+	c.mu.Unlock()
+	t.publish()
+	return err
+}
+
+// oomKills counts the OOM kills in the container's cgroup so far.
+func (t *Table) oomKills(c *container) uint64 {
+	_, path := t.cgroup(c.pod.record().Config.CgroupParent, c.id)
+	n, err := cgroup.OOMKills(path)
+	if err != nil {
+		return 0 // the group is gone: nothing to tell from
+	}
+	return n
+}
