@@ -1,0 +1,323 @@
+// Package lab runs a berthd of its own beside whatever else the machine runs:
+// own root, state, bridge, subnets, cgroup parent and registry, all under one
+// directory of the clone and with one random name in all of theirs.
+//
+// Law. What a lab makes in the kernel or on disk carries its name, so Residue
+// finds what is left by looking at the machine, not at what anybody
+// remembers; Close takes down the node's own things (shim, bridge, rules),
+// which outlive every daemon by design, and then lets nothing remain.
+package lab
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/berth-runtime/berth/cri/admin/api"
+)
+
+// Options vary a lab. The zero value is a plain one.
+type Options struct {
+	ShimGroup string            // "node" (default) or "pod"
+	Mirrors   []string          // registry hosts that the lab's registry stands in for
+	Config    string            // more TOML for the daemon
+	Daemon    string            // path of berthd; default: bin/berthd of the clone
+	Env       map[string]string // more environment of the daemon
+}
+
+// Lab is one node on trial.
+type Lab struct {
+	Options
+	Clone   string // the repository
+	Name    string // "b" and six hex digits, in every name below
+	Dir     string // everything on disk, but State where the clone's path is long
+	Root    string
+	State   string
+	Logs    string // pods' log directories for clients that choose them
+	Socket  string // berth.sock
+	Kubelet string // kubelet.sock
+
+	Bridge       string
+	Subnets      []netip.Prefix
+	CgroupParent string
+	Registry     string // host:port once StartRegistry ran
+
+	config   string
+	daemon   *process
+	registry *process
+	conn     *grpc.ClientConn
+}
+
+// longestSocket is how much of a socket's path may follow State: a shim's
+// socket below a directory named by a pod's 64 digits.
+const longestSocket = 107 - 64 - 16
+
+// New makes the directories and the configuration of a lab.
+func New(o Options) (*Lab, error) {
+	clone, err := cloneDir()
+	if err != nil {
+		return nil, err
+	}
+	raw := make([]byte, 3)
+	if _, err := rand.Read(raw); err != nil {
+		return nil, err
+	}
+	l := &Lab{Options: o, Clone: clone, Name: "b" + hex.EncodeToString(raw)}
+	l.Dir = filepath.Join(clone, "hack/.cache", l.Name)
+	if err := os.MkdirAll(l.Dir, 0o711); err != nil {
+		return nil, err
+	}
+	l.Root, l.State, l.Logs = filepath.Join(l.Dir, "root"), filepath.Join(l.Dir, "s"), filepath.Join(l.Dir, "logs")
+	if len(l.State) > longestSocket {
+		// A unix socket's path ends at 107 bytes. Close removes this directory too.
+		l.State = filepath.Join("/tmp", l.Name)
+	}
+	l.Socket, l.Kubelet = filepath.Join(l.State, "berth.sock"), filepath.Join(l.State, "kubelet.sock")
+	l.Bridge, l.CgroupParent = l.Name+"br", "/"+l.Name
+	if l.Daemon == "" {
+		l.Daemon = filepath.Join(clone, "bin/berthd")
+	}
+	if l.Subnets, err = freeSubnets(raw); err != nil {
+		return nil, err
+	}
+	return l, l.writeConfig()
+}
+
+// cloneDir finds the repository from the running source file, or from the
+// working directory where paths were trimmed.
+func cloneDir() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	if _, file, _, ok := runtime.Caller(0); ok && filepath.IsAbs(file) {
+		dir = filepath.Dir(file)
+	}
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "hack/imports.txt")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", errors.New("cannot find the clone: run this inside it")
+}
+
+// freeSubnets picks networks that no interface of the machine is in.
+func freeSubnets(seed []byte) ([]netip.Prefix, error) {
+	taken, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	for n := 0; n < 256; n++ {
+		four := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 128 + seed[0]/2, seed[1] + byte(n), 0}), 24)
+		free := true
+		for _, a := range taken {
+			if ipnet, ok := a.(*net.IPNet); ok {
+				if used, err := netip.ParsePrefix(ipnet.String()); err == nil && used.Masked().Overlaps(four) {
+					free = false
+				}
+			}
+		}
+		if !free {
+			continue
+		}
+		subnets := []netip.Prefix{four}
+		if _, err := os.Stat("/proc/net/if_inet6"); err == nil {
+			six := [16]byte{0xfd, 0xbe, seed[0], seed[1], seed[2], byte(n)}
+			subnets = append(subnets, netip.PrefixFrom(netip.AddrFrom16(six), 64))
+		}
+		return subnets, nil
+	}
+	return nil, errors.New("cannot find a free subnet in 10.128.0.0/9")
+}
+
+func (l *Lab) writeConfig() error {
+	group := l.ShimGroup
+	if group == "" {
+		group = "node"
+	}
+	var quoted []string
+	for _, s := range l.Subnets {
+		quoted = append(quoted, fmt.Sprintf("%q", s))
+	}
+	text := fmt.Sprintf("netns_dir = %q\n%s\n[network]\nbridge = %q\nsubnets = [%s]\n\n[shim]\ngroup = %q\n",
+		filepath.Join(l.State, "netns"), l.Config, l.Bridge, strings.Join(quoted, ", "), group)
+	certs := filepath.Join(l.Dir, "certs.d")
+	text = fmt.Sprintf("registry_config = %q\n", certs) + text
+	l.config = filepath.Join(l.Dir, "config.toml")
+	return errors.Join(
+		os.MkdirAll(certs, 0o755), os.MkdirAll(l.Logs, 0o755),
+		os.WriteFile(l.config, []byte(text), 0o644))
+}
+
+// Start starts the daemon and waits until it answers.
+func (l *Lab) Start(ctx context.Context) error {
+	args := []string{"--config", l.config, "--root", l.Root, "--state", l.State, "--cgroup-parent", l.CgroupParent, "--log-level", "4"}
+	p, err := startProcess(l.Daemon, args, l.Env, filepath.Join(l.Dir, "berthd.log"))
+	if err != nil {
+		return err
+	}
+	l.daemon = p
+	ready := func() error {
+		_, err := l.Admin().Info(ctx)
+		return err
+	}
+	if err := p.await(ctx, ready); err != nil {
+		return fmt.Errorf("cannot start berthd: %w", err)
+	}
+	return nil
+}
+
+// Conn is a connection to berth.sock, which survives restarts of the daemon.
+func (l *Lab) Conn() *grpc.ClientConn {
+	if l.conn == nil {
+		conn, err := grpc.NewClient("unix:"+l.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithConnectParams(fastRetry), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
+		if err != nil {
+			panic(err) // the target is ours and well-formed
+		}
+		l.conn = conn
+	}
+	return l.conn
+}
+
+// Admin calls the daemon's own service.
+func (l *Lab) Admin() *api.Client { return api.NewClient(l.Conn()) }
+
+// Pid is the daemon's.
+func (l *Lab) Pid() int { return l.daemon.cmd.Process.Pid }
+
+// Running tells whether the daemon lives.
+func (l *Lab) Running() bool { return l.daemon != nil && !l.daemon.ended() }
+
+// Kill ends the daemon as a crash would.
+func (l *Lab) Kill() { l.daemon.stop(unix.SIGKILL) }
+
+// Wait returns when the daemon has ended by itself.
+func (l *Lab) Wait(ctx context.Context) error {
+	select {
+	case <-l.daemon.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Stop ends the daemon in order; containers live on.
+func (l *Lab) Stop() { l.daemon.stop(unix.SIGTERM) }
+
+// KillShims ends every shim as a crash would and returns how many there were.
+func (l *Lab) KillShims(ctx context.Context) (int, error) {
+	info, err := l.Admin().Info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, pid := range info.Pids.Shims {
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			return 0, fmt.Errorf("cannot kill shim %d: %w", pid, err)
+		}
+	}
+	return len(info.Pids.Shims), nil
+}
+
+// DaemonLog is all that the daemon wrote so far.
+func (l *Lab) DaemonLog() string {
+	data, _ := os.ReadFile(filepath.Join(l.Dir, "berthd.log"))
+	return string(data)
+}
+
+// Berth runs the command line against this lab and returns its output.
+func (l *Lab) Berth(ctx context.Context, args ...string) (string, error) {
+	return l.run(ctx, filepath.Join(l.Clone, "bin/berth"), append([]string{"--socket", l.Socket}, args...))
+}
+
+// Crictl runs crictl against this lab and returns its output.
+func (l *Lab) Crictl(ctx context.Context, args ...string) (string, error) {
+	endpoint := "unix://" + l.Socket
+	return l.run(ctx, filepath.Join(l.Clone, "hack/.cache/crictl"),
+		append([]string{"--config", "/dev/null", "-t", "60s", "-r", endpoint, "-i", endpoint}, args...))
+}
+
+func (l *Lab) run(ctx context.Context, program string, args []string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir = l.Dir
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("%s %s: %w: %s", filepath.Base(program), strings.Join(args, " "), err, out)
+	}
+	return string(out), nil
+}
+
+// FreePort is a TCP port that nobody listens on at this moment.
+func FreePort() (int, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer listener.Close()
+	return listener.Addr().(*net.TCPAddr).Port, nil
+}
+
+// Close ends everything and removes the lab's files. It returns an error
+// that lists what is left nevertheless.
+func (l *Lab) Close(ctx context.Context) error {
+	var errs []error
+	if l.Running() {
+		if info, err := l.Admin().Info(ctx); err == nil {
+			defer l.killLeft(info.Pids.Shims)
+		}
+		l.Stop()
+	}
+	if l.conn != nil {
+		l.conn.Close()
+	}
+	if l.registry != nil {
+		l.registry.stop(unix.SIGTERM)
+	}
+	errs = append(errs, l.takeDown())
+	if left := l.Residue(); len(left) > 0 {
+		errs = append(errs, fmt.Errorf("left behind: %s", strings.Join(left, "; ")))
+	}
+	return errors.Join(append(errs, os.RemoveAll(l.State), os.RemoveAll(l.Dir))...)
+}
+
+// killLeft ends those of pids that still live and are this lab's.
+func (l *Lab) killLeft(pids []int) {
+	for _, pid := range pids {
+		if l.owns(pid) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+}
+
+// Eventually tries f every few milliseconds until it is satisfied, ctx ends
+// or limit has passed, and returns f's last word.
+func Eventually(ctx context.Context, limit time.Duration, f func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,153 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+)
+
+// fastRetry makes a client find a restarted daemon within milliseconds.
+var fastRetry = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1.2, MaxDelay: 50 * time.Millisecond},
+	MinConnectTimeout: time.Second,
+}
+
+// startLimit is how long anything may take to answer first. Generous: the
+// machine may be building at the same time.
+const startLimit = 60 * time.Second
+
+// process is a child whose end is always waited for.
+type process struct {
+	cmd  *exec.Cmd
+	log  string
+	done chan struct{} // closed when it has been reaped
+}
+
+func startProcess(program string, args []string, env map[string]string, log string) (*process, error) {
+	out, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	cmd := exec.Command(program, args...)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Env = os.Environ()
+	for k, v := range env {
+		cmd.Env = append(cmd.Env, k+"="+v)
+	}
+	// A session of its own: a Ctrl-C at the terminal is for us to handle.
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("cannot start %s: %w", program, err)
+	}
+	p := &process{cmd: cmd, log: log, done: make(chan struct{})}
+	go func() {
+		_ = cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+func (p *process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// stop sends sig and waits; what does not end in 20 seconds is killed.
+func (p *process) stop(sig unix.Signal) {
+	_ = p.cmd.Process.Signal(sig)
+	select {
+	case <-p.done:
+	case <-time.After(20 * time.Second):
+		_ = p.cmd.Process.Kill()
+		<-p.done
+	}
+}
+
+// await returns when ready is nil; it gives up when the process has ended.
+func (p *process) await(ctx context.Context, ready func() error) error {
+	var gone error
+	err := Eventually(ctx, startLimit, func() error {
+		err := ready()
+		if err != nil && p.ended() {
+			gone = fmt.Errorf("%s ended: %s\n%s", filepath.Base(p.cmd.Path), p.cmd.ProcessState, tail(p.log, 20))
+			return nil
+		}
+		return err
+	})
+	return errors.Join(gone, err)
+}
+
+func tail(file string, lines int) string {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// StartRegistry starts Debian's docker-registry on a free port of the
+// loopback and makes it the mirror of Options.Mirrors.
+func (l *Lab) StartRegistry(ctx context.Context) error {
+	port, err := FreePort()
+	if err != nil {
+		return err
+	}
+	return l.StartRegistryAt(ctx, port)
+}
+
+// StartRegistryAt is StartRegistry on a port that the caller chose.
+func (l *Lab) StartRegistryAt(ctx context.Context, port int) error {
+	l.Registry = fmt.Sprintf("127.0.0.1:%d", port)
+	config := filepath.Join(l.Dir, "registry.yml")
+	text := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage:\n  filesystem: {rootdirectory: %s}\n  delete: {enabled: true}\nhttp: {addr: %s}\n",
+		filepath.Join(l.Dir, "registry"), l.Registry)
+	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+		return err
+	}
+	p, err := startProcess("docker-registry", []string{"serve", config}, nil, filepath.Join(l.Dir, "registry.log"))
+	if err != nil {
+		return err
+	}
+	l.registry = p
+	ready := func() error {
+		resp, err := http.Get("http://" + l.Registry + "/v2/")
+		if err != nil {
+			return err
+		}
+		return resp.Body.Close()
+	}
+	if err := p.await(ctx, ready); err != nil {
+		return fmt.Errorf("cannot start docker-registry: %w", err)
+	}
+	return l.mirror()
+}
+
+// StopRegistry ends the registry.
+func (l *Lab) StopRegistry() { l.registry.stop(unix.SIGTERM) }
+
+func (l *Lab) mirror() error {
+	for _, host := range l.Mirrors {
+		dir := filepath.Join(l.Dir, "certs.d", host)
+		text := fmt.Sprintf("server = %q\n\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", "http://"+l.Registry, "http://"+l.Registry)
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(text), 0o644)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
