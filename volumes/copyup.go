@@ -55,7 +55,7 @@ func CopyUp(ctx context.Context, rootfs, path, dst string) (err error) {
 		return err
 	}
 	defer func() { _ = to.Close() }()
-	c := copier{ctx: ctx, top: to, links: map[uint64]string{}}
+	c := copier{ctx: ctx, top: to, links: map[inode]string{}}
 	if err := c.dir(src, to, "."); err != nil {
 		return fmt.Errorf("cannot copy %s of the image: %w", path, err)
 	}
@@ -65,10 +65,12 @@ func CopyUp(ctx context.Context, rootfs, path, dst string) (err error) {
 // copier copies a tree by directory handles: no name is ever looked up
 // through a link that the tree contains.
 type copier struct {
-	ctx   context.Context //nolint:containedctx // lives as long as one CopyUp
-	top   *os.File        // of the copy; owned by CopyUp
-	links map[uint64]string
+	ctx   context.Context  //nolint:containedctx // lives as long as one CopyUp
+	top   *os.File         // of the copy; owned by CopyUp
+	links map[inode]string // the first copy, below top, of what has hard links
 }
+
+type inode struct{ dev, ino uint64 }
 
 // dir copies the content and then the metadata of src to to, which is at rel
 // below the top of the copy.
@@ -143,7 +145,8 @@ func (c *copier) subdir(src, to *os.File, rel string) error {
 
 func (c *copier) file(src, to *os.File, rel string, st *unix.Stat_t) error {
 	name := filepath.Base(rel)
-	if first, ok := c.links[st.Ino]; ok && st.Nlink > 1 {
+	id := inode{dev: st.Dev, ino: st.Ino}
+	if first, ok := c.links[id]; ok {
 		return unix.Linkat(int(c.top.Fd()), first, int(to.Fd()), name, 0)
 	}
 	from, err := openAt(src, name, unix.O_RDONLY|unix.O_NONBLOCK)
@@ -163,7 +166,7 @@ func (c *copier) file(src, to *os.File, rel string, st *unix.Stat_t) error {
 		return err
 	}
 	if st.Nlink > 1 {
-		c.links[st.Ino] = rel
+		c.links[id] = rel
 	}
 	return into.Close()
 }
