@@ -1,0 +1,78 @@
+package cri
+
+import (
+	"context"
+
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// kubeletAPIVersion is what the kubelet demands in VersionResponse.version;
+// it says nothing and has never changed.
+const kubeletAPIVersion = "0.1.0"
+
+// The runtime handlers: the default one and its name.
+const (
+	handlerDefault = ""
+	handlerRunc    = "runc"
+)
+
+// checkHandler refuses a handler that does not exist.
+func checkHandler(name string) error {
+	if name != handlerDefault && name != handlerRunc {
+		return errkind.New(errkind.InvalidArgument, "runtime handler %q is not known: there is only %q", name, handlerRunc)
+	}
+	return nil
+}
+
+// Version tells who we are.
+func (s *Server) Version(context.Context, *criv1.VersionRequest) (*criv1.VersionResponse, error) {
+	return &criv1.VersionResponse{
+		Version:           kubeletAPIVersion,
+		RuntimeName:       s.cfg.RuntimeName,
+		RuntimeVersion:    s.cfg.Version,
+		RuntimeApiVersion: "v1",
+	}, nil
+}
+
+// Status tells whether pods can be run and what they can have.
+func (s *Server) Status(ctx context.Context, r *criv1.StatusRequest) (*criv1.StatusResponse, error) {
+	network := &criv1.RuntimeCondition{Type: criv1.NetworkReady, Status: true}
+	if err := s.cfg.NetworkStatus(ctx); err != nil {
+		network.Status, network.Reason, network.Message = false, "NetworkPluginNotReady", err.Error()
+	}
+	features := &criv1.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: s.cfg.RecursiveReadOnly}
+	out := &criv1.StatusResponse{
+		// A daemon that has sockets has recovered, so it is ready.
+		Status: &criv1.RuntimeStatus{Conditions: []*criv1.RuntimeCondition{
+			{Type: criv1.RuntimeReady, Status: true},
+			network,
+		}},
+		RuntimeHandlers: []*criv1.RuntimeHandler{
+			{Name: handlerDefault, Features: features},
+			{Name: handlerRunc, Features: features},
+		},
+		Features: &criv1.RuntimeFeatures{SupplementalGroupsPolicy: true},
+	}
+	if r.GetVerbose() {
+		out.Info = map[string]string{"config": s.cfg.ConfigJSON()}
+	}
+	return out, nil
+}
+
+// RuntimeConfig tells the cgroup driver, which overrides the kubelet's own.
+func (s *Server) RuntimeConfig(context.Context, *criv1.RuntimeConfigRequest) (*criv1.RuntimeConfigResponse, error) {
+	driver := criv1.CgroupDriver_CGROUPFS
+	if s.cfg.CgroupDriver == "systemd" {
+		driver = criv1.CgroupDriver_SYSTEMD
+	}
+	return &criv1.RuntimeConfigResponse{Linux: &criv1.LinuxRuntimeConfiguration{CgroupDriver: driver}}, nil
+}
+
+// UpdateRuntimeConfig hears of the node's pod CIDR. Our own network has its
+// subnets from the configuration and CNI has them from its own, so there is
+// nothing to do; an error would make the kubelet refuse the CIDR.
+func (s *Server) UpdateRuntimeConfig(context.Context, *criv1.UpdateRuntimeConfigRequest) (*criv1.UpdateRuntimeConfigResponse, error) {
+	return &criv1.UpdateRuntimeConfigResponse{}, nil
+}
