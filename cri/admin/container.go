@@ -1,0 +1,95 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+
+	"google.golang.org/grpc"
+
+	"github.com/berth-runtime/berth/cri/admin/api"
+	"github.com/berth-runtime/berth/runtime/crilog"
+	"github.com/berth-runtime/berth/runtime/pod"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// Logs sends the lines of a container's log.
+func (s *Server) Logs(r *api.LogsRequest, out grpc.ServerStreamingServer[api.LogLine]) error {
+	c, err := s.cfg.Pods.Container(pod.ViewAll, r.Container)
+	if err != nil {
+		return err
+	}
+	if c.LogPath == "" {
+		return errkind.New(errkind.FailedPrecondition, "container %s has no log: it was created without a log path", c.ID)
+	}
+	o := crilog.Options{Follow: r.Follow, Tail: -1, Since: r.Since}
+	if r.Tail != nil {
+		o.Tail = *r.Tail
+	}
+	err = crilog.Follow(out.Context(), c.LogPath, o, func(l crilog.Line) error {
+		return out.Send(&api.LogLine{Stream: string(l.Stream), Time: l.Time, Text: l.Content, Partial: l.Partial})
+	}, func() bool { return s.ended(c.ID) })
+	if errors.Is(err, fs.ErrNotExist) {
+		return errkind.New(errkind.NotFound, "the log of container %s does not exist: %s", c.ID, c.LogPath)
+	}
+	return err
+}
+
+// ended tells whether nothing more will be written to the container's log. An
+// exit is published after the last byte of the log, so it is. The list is
+// asked, not the status, because it never makes the domain look at the kernel
+// and this is called ten times a second.
+func (s *Server) ended(id string) bool {
+	list := s.cfg.Pods.Containers(pod.ViewAll, pod.ContainerFilter{ID: id})
+	return len(list) == 0 || list[0].State == pod.StateExited
+}
+
+// Wait returns when the container has ended.
+func (s *Server) Wait(ctx context.Context, r *api.ContainerRequest) (*api.WaitResult, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the subscription
+	// Subscribed before looking, so that no exit falls between.
+	events := s.cfg.Pods.Subscribe(ctx)
+	c, err := s.cfg.Pods.Container(pod.ViewAll, r.Container)
+	if err != nil {
+		return nil, err
+	}
+	id := c.ID
+	for c.State != pod.StateExited {
+		e, ok := <-events
+		if !ok {
+			return nil, ctx.Err()
+		}
+		// A container that was removed at once is known by the event alone.
+		if seen := statusIn(e, id); seen != nil {
+			c = seen
+			continue
+		}
+		// Events may be lost, but only while the channel is full; what was
+		// lost shows at the last look, taken when the channel is empty.
+		if len(events) > 0 {
+			continue
+		}
+		c, err = s.cfg.Pods.Container(pod.ViewAll, id)
+		if errkind.Is(err, errkind.NotFound) {
+			return nil, errkind.New(errkind.FailedPrecondition, "container %s was removed before it was seen to end", id)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return &api.WaitResult{ExitCode: c.ExitCode, OOM: c.Reason == reasonOOM, Error: c.Message}, nil
+}
+
+// statusIn finds the container among those that an event tells of.
+func statusIn(e pod.Event, id string) *pod.ContainerStatus {
+	for _, c := range e.Containers {
+		if c.ID == id {
+			return c
+		}
+	}
+	return nil
+}
+
+// reasonOOM is CRI's word for a container that the kernel killed for memory.
+const reasonOOM = "OOMKilled"

@@ -1,0 +1,177 @@
+// Package admin answers berth's own service (package api) for the command
+// line: what people need of a node and CRI has no word for.
+//
+// Model. A Server stands beside a cri.Server on berth.sock, over the same
+// domains and with the same interceptors. It sees every pod. An RPC is one
+// short method: check the request, call the domain, fill in the answer.
+//
+// Law. As in package cri: no state, nothing of the machine; domain errors go
+// up as they are. Credentials in a request are passed on and forgotten, never
+// logged. It is never registered on kubelet.sock.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"google.golang.org/grpc"
+
+	"github.com/berth-runtime/berth/cri/admin/api"
+	"github.com/berth-runtime/berth/imageservice"
+	"github.com/berth-runtime/berth/runtime/pod"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// Pods is what the server needs of the pods domain; *pod.Table has it.
+type Pods interface {
+	Container(v pod.View, id string) (*pod.ContainerStatus, error)
+	Containers(v pod.View, f pod.ContainerFilter) []*pod.ContainerStatus
+	Subscribe(ctx context.Context) <-chan pod.Event
+	Check(ctx context.Context) ([]pod.Problem, error)
+}
+
+// Images is what the server needs of the image store; *imageservice.Service
+// has it.
+type Images interface {
+	Pull(ctx context.Context, r imageservice.PullRequest) (imageservice.Image, error)
+	Status(ctx context.Context, ref string) (imageservice.Image, error)
+	List(ctx context.Context) ([]imageservice.Image, error)
+	Tag(ctx context.Context, src, dst string) error
+	Usage(ctx context.Context) (imageservice.Usage, error)
+	Load(ctx context.Context, r io.Reader, progress func(imageservice.Progress)) ([]imageservice.Image, error)
+	SnapshotUsage(ctx context.Context, containerID string) (bytes, inodes uint64, err error)
+	Check(ctx context.Context) ([]string, error)
+}
+
+// Config of a Server.
+type Config struct {
+	Pods   Pods
+	Images Images
+	Info   func(context.Context) api.Info
+	Steps  []string // names of the failpoints
+	// Signal sends a signal, by name or number, to a running container's
+	// first process. Nil: not supported.
+	Signal func(ctx context.Context, containerID, signal string) error
+}
+
+// Server implements api.Server.
+type Server struct {
+	cfg Config
+}
+
+var _ api.Server = (*Server)(nil)
+
+// New makes a Server.
+func New(cfg Config) *Server { return &Server{cfg: cfg} }
+
+// Register makes s answer for the service on g, before g serves.
+func (s *Server) Register(g grpc.ServiceRegistrar) { api.Register(g, s) }
+
+// Info describes the daemon.
+func (s *Server) Info(ctx context.Context, _ *api.Empty) (*api.Info, error) {
+	i := s.cfg.Info(ctx)
+	return &i, nil
+}
+
+// Steps lists the failpoints.
+func (s *Server) Steps(context.Context, *api.Empty) (*api.StepsResult, error) {
+	return &api.StepsResult{Names: s.cfg.Steps}, nil
+}
+
+// Signal sends a signal to a container.
+func (s *Server) Signal(ctx context.Context, r *api.SignalRequest) (*api.Empty, error) {
+	if s.cfg.Signal == nil {
+		return nil, errkind.New(errkind.Unimplemented, "cannot signal container %s: this build does not send signals", r.Container)
+	}
+	return &api.Empty{}, s.cfg.Signal(ctx, r.Container, r.Signal)
+}
+
+// Check compares the records of every domain with the machine.
+func (s *Server) Check(ctx context.Context, _ *api.Empty) (*api.CheckResult, error) {
+	out := &api.CheckResult{Problems: []api.Problem{}}
+	pods, err := s.cfg.Pods.Check(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot check pods: %w", err)
+	}
+	for _, p := range pods {
+		out.Problems = append(out.Problems, api.Problem(p))
+	}
+	images, err := s.cfg.Images.Check(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot check images: %w", err)
+	}
+	for _, detail := range images {
+		out.Problems = append(out.Problems, api.Problem{Kind: "image", Object: "store", Detail: detail})
+	}
+	return out, nil
+}
+
+// Df tells what takes up space.
+func (s *Server) Df(ctx context.Context, _ *api.Empty) (*api.DfResult, error) {
+	u, err := s.cfg.Images.Usage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	images, err := s.cfg.Images.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &api.DfResult{Mountpoint: u.Mountpoint, Bytes: u.Bytes, Inodes: u.Inodes}
+	used := make(map[string]bool)
+	for _, c := range s.cfg.Pods.Containers(pod.ViewAll, pod.ContainerFilter{}) {
+		bytes, inodes, err := s.cfg.Images.SnapshotUsage(ctx, c.ID)
+		if errkind.Is(err, errkind.NotFound) {
+			continue // removed since it was listed
+		}
+		if err != nil {
+			return nil, err
+		}
+		if c.Image != nil {
+			used[c.Image.ID] = true
+		}
+		out.Containers = append(out.Containers, api.Usage{
+			ID: c.ID, Name: c.Config.Metadata.Name, Bytes: bytes, Inodes: inodes, InUse: c.State == pod.StateRunning,
+		})
+	}
+	for _, img := range images {
+		out.Images = append(out.Images, api.Usage{ID: img.ID, Name: firstOf(img.Tags, img.Digests), Bytes: img.Size, InUse: used[img.ID]})
+	}
+	return out, nil
+}
+
+// firstOf is the first element of the first list that has one.
+func firstOf(lists ...[]string) string {
+	for _, l := range lists {
+		if len(l) > 0 {
+			return l[0]
+		}
+	}
+	return ""
+}
+
+// InspectImage tells all of an image.
+func (s *Server) InspectImage(ctx context.Context, r *api.ImageRequest) (*api.Image, error) {
+	img, err := s.cfg.Images.Status(ctx, r.Ref)
+	if err != nil {
+		return nil, err
+	}
+	config, err := json.Marshal(img.Config)
+	if err != nil {
+		return nil, fmt.Errorf("cannot show the configuration of image %s: %w", img.ID, err)
+	}
+	out := &api.Image{
+		ID: img.ID, Tags: img.Tags, Digests: img.Digests, Size: img.Size,
+		Pinned: img.Pinned, Created: img.Created, Config: config,
+	}
+	for _, l := range img.Layers {
+		out.Layers = append(out.Layers, api.Layer{DiffID: string(l.DiffID), Size: int64(l.Size)})
+	}
+	return out, nil
+}
+
+// Tag gives an image one more name.
+func (s *Server) Tag(ctx context.Context, r *api.TagRequest) (*api.Empty, error) {
+	return &api.Empty{}, s.cfg.Images.Tag(ctx, r.Source, r.Target)
+}
