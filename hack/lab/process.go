@@ -84,7 +84,7 @@ func (p *process) await(ctx context.Context, ready func() error) error {
 	err := Eventually(ctx, startLimit, func() error {
 		err := ready()
 		if err != nil && p.ended() {
-			gone = fmt.Errorf("%s ended: %s\n%s", filepath.Base(p.cmd.Path), p.cmd.ProcessState, tail(p.log, 20))
+			gone = fmt.Errorf("%s ended: %s\n%s", filepath.Base(p.cmd.Path), p.cmd.ProcessState, p.lastWords())
 			return nil
 		}
 		return err
@@ -92,13 +92,18 @@ func (p *process) await(ctx context.Context, ready func() error) error {
 	return errors.Join(gone, err)
 }
 
-func tail(file string, lines int) string {
-	data, err := os.ReadFile(file)
+// Tail is the last lines of a text.
+func Tail(text string, lines int) string {
+	all := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+func (p *process) lastWords() string {
+	data, err := os.ReadFile(p.log)
 	if err != nil {
 		return err.Error()
 	}
-	all := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "\n")
+	return Tail(string(data), 20)
 }
 
 // StartRegistry starts Debian's docker-registry on a free port of the
