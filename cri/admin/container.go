@@ -61,7 +61,7 @@ func (s *Server) Wait(ctx context.Context, r *api.ContainerRequest) (*api.WaitRe
 			return nil, ctx.Err()
 		}
 		// A container that was removed at once is known by the event alone.
-		if seen := statusIn(e, id); seen != nil {
+		if seen := statusIn(e, id); seen != nil && seen.State == pod.StateExited {
 			c = seen
 			continue
 		}

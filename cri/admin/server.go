@@ -28,6 +28,8 @@ import (
 type Pods interface {
 	Container(v pod.View, id string) (*pod.ContainerStatus, error)
 	Containers(v pod.View, f pod.ContainerFilter) []*pod.ContainerStatus
+	// Signal takes a signal's name or number, for a container that runs.
+	Signal(ctx context.Context, v pod.View, id, signal string) error
 	Subscribe(ctx context.Context) <-chan pod.Event
 	Check(ctx context.Context) ([]pod.Problem, error)
 }
@@ -51,9 +53,6 @@ type Config struct {
 	Images Images
 	Info   func(context.Context) api.Info
 	Steps  []string // names of the failpoints
-	// Signal sends a signal, by name or number, to a running container's
-	// first process. Nil: not supported.
-	Signal func(ctx context.Context, containerID, signal string) error
 }
 
 // Server implements api.Server.
@@ -82,10 +81,7 @@ func (s *Server) Steps(context.Context, *api.Empty) (*api.StepsResult, error) {
 
 // Signal sends a signal to a container.
 func (s *Server) Signal(ctx context.Context, r *api.SignalRequest) (*api.Empty, error) {
-	if s.cfg.Signal == nil {
-		return nil, errkind.New(errkind.Unimplemented, "cannot signal container %s: this build does not send signals", r.Container)
-	}
-	return &api.Empty{}, s.cfg.Signal(ctx, r.Container, r.Signal)
+	return &api.Empty{}, s.cfg.Pods.Signal(ctx, pod.ViewAll, r.Container, r.Signal)
 }
 
 // Check compares the records of every domain with the machine.
