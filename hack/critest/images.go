@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/berth-runtime/berth/hack/lab"
+	"github.com/berth-runtime/berth/hack/testimage"
+)
+
+// effectiveUID is the program of the image nonewprivs.
+const effectiveUID = `#include <stdio.h>
+#include <unistd.h>
+int main(void) { printf("Effective uid: %d\n", geteuid()); return 0; }
+`
+
+// pushImages writes stand-ins for all images that critest names, under the
+// paths by which mirrors are asked for them. It returns the digest of the one
+// that is pulled by digest.
+func pushImages(ctx context.Context, l *lab.Lab) (string, error) {
+	images, err := standIns(ctx, l)
+	if err != nil {
+		return "", err
+	}
+	for path, img := range images {
+		if _, err := testimage.Push(ctx, l.Registry+"/"+path, img); err != nil {
+			return "", err
+		}
+	}
+	for _, path := range []string{"k8s-staging-cri-tools/test-image-tag:test", "k8s-staging-cri-tools/test-image-tag:all"} {
+		img, err := bare(path)
+		if err != nil {
+			return "", err
+		}
+		if _, err := testimage.PushIndex(ctx, l.Registry+"/"+path, map[string]v1.Image{"amd64": img}); err != nil {
+			return "", err
+		}
+	}
+	img, err := bare("test-image-digest")
+	if err != nil {
+		return "", err
+	}
+	digest, err := testimage.Push(ctx, l.Registry+"/k8s-staging-cri-tools/test-image-digest:latest", img)
+	return digest.String(), err
+}
+
+func standIns(ctx context.Context, l *lab.Lab) (map[string]v1.Image, error) {
+	const e2e, staging = "e2e-test-images/", "k8s-staging-cri-tools/"
+	suid, err := setuidProgram(ctx, l.Dir)
+	if err != nil {
+		return nil, err
+	}
+	images := map[string]v1.Image{}
+	for path, recipe := range map[string]struct {
+		config v1.Config
+		files  []testimage.File
+	}{
+		e2e + "busybox:1.29-2":                     {v1.Config{Cmd: []string{"sh"}}, nil},
+		e2e + "nginx:1.14-2":                       {v1.Config{Cmd: []string{"/start"}}, server("nginx", 80)},
+		e2e + "httpd:2.4.39-4":                     {v1.Config{Cmd: []string{"/start"}}, server("httpd", 80)},
+		e2e + "nonewprivs:1.3":                     {v1.Config{Cmd: []string{"/nnp"}}, []testimage.File{{Path: "/nnp", Mode: 0o4755, Data: suid}}},
+		staging + "hostnet-nginx-amd64":            {v1.Config{Cmd: []string{"/start"}}, server("hostnet", 12003)},
+		staging + "test-image-user-uid":            {v1.Config{User: "1002"}, nil},
+		staging + "test-image-user-username":       {v1.Config{User: "www-data"}, nil},
+		staging + "test-image-user-uid-group":      {v1.Config{User: "1003:1004"}, nil},
+		staging + "test-image-user-username-group": {v1.Config{User: "www-data:1004"}, nil},
+		staging + "test-image-predefined-group":    {v1.Config{User: "1000"}, nil},
+	} {
+		base, err := testimage.Busybox()
+		if err != nil {
+			return nil, err
+		}
+		recipe.config.Env = []string{"PATH=/bin"}
+		// Each is an image of its own, with a config digest of its own.
+		files := append([]testimage.File{{Path: "/etc/image", Data: path + "\n"}}, recipe.files...)
+		images[path], err = testimage.Image{Layers: []testimage.Layer{base, {Files: files}}, Config: recipe.config, Docker: true}.Build()
+		if err != nil {
+			return nil, fmt.Errorf("cannot make %s: %w", path, err)
+		}
+	}
+	for path, content := range map[string]string{
+		staging + "test-image-latest":   "latest",
+		staging + "test-image-1:latest": "1", staging + "test-image-2:latest": "2", staging + "test-image-3:latest": "3",
+		staging + "test-image-tags:1": "tags", staging + "test-image-tags:2": "tags", staging + "test-image-tags:3": "tags",
+		"pause:3.9": "pause",
+	} {
+		if images[path], err = bare(content); err != nil {
+			return nil, err
+		}
+	}
+	return images, nil
+}
+
+// bare is an image that is pulled and never run.
+func bare(content string) (v1.Image, error) {
+	return testimage.Image{
+		Layers: []testimage.Layer{{Files: []testimage.File{{Path: "/content", Data: content}}}},
+		Config: v1.Config{User: "1000", Cmd: []string{"/content"}},
+	}.Build()
+}
+
+func server(name string, port int) []testimage.File {
+	return []testimage.File{
+		{Path: "/start", Mode: 0o755, Data: fmt.Sprintf("#!/bin/sh\necho %s starts\nexec httpd -f -v -p %d -h /www\n", name, port)},
+		{Path: "/www/index.html", Data: "Welcome to nginx!\n"},
+	}
+}
+
+func setuidProgram(ctx context.Context, dir string) (string, error) {
+	source, binary := filepath.Join(dir, "nnp.c"), filepath.Join(dir, "nnp")
+	if err := os.WriteFile(source, []byte(effectiveUID), 0o644); err != nil {
+		return "", err
+	}
+	if out, err := exec.CommandContext(ctx, "gcc", "-static", "-Os", "-s", "-o", binary, source).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("cannot compile %s: %w: %s", source, err, out)
+	}
+	data, err := os.ReadFile(binary)
+	return string(data), err
+}

@@ -1,0 +1,162 @@
+// Command critest runs kubernetes' own CRI specs against a berthd of its own
+// and prints how many passed, failed and were skipped.
+//
+// critest names one image by a digest that only its makers' registry can
+// serve. The constant is changed by a build overlay to the digest of our
+// stand-in: nothing of the module is copied into this repository.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/hack/lab"
+)
+
+const (
+	pinnedDigest = "sha256:9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf"
+	module       = "sigs.k8s.io/cri-tools"
+	reportName   = "critest.log"
+)
+
+func main() {
+	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer cancel()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "critest:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) (err error) {
+	l, err := lab.New(lab.Options{Mirrors: []string{"registry.k8s.io", "k8s.gcr.io", "gcr.io", "docker.io"}})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		end, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		if l.Running() {
+			err = errors.Join(err, l.RemoveAll(end))
+		}
+		if log := l.DaemonLog(); log != "" {
+			_ = os.WriteFile(filepath.Join(l.Clone, "hack/.cache/critest-berthd.log"), []byte(log), 0o644)
+		}
+		err = errors.Join(err, l.Close(end))
+	}()
+	if err := l.StartRegistry(ctx); err != nil {
+		return err
+	}
+	digest, err := pushImages(ctx, l)
+	if err != nil {
+		return err
+	}
+	binary, err := build(ctx, l.Clone, digest)
+	if err != nil {
+		return err
+	}
+	if err := l.Start(ctx); err != nil {
+		return err
+	}
+	return specs(ctx, l, binary)
+}
+
+// build compiles critest with digest in place of the pinned one. Go's own
+// cache makes a second build quick.
+func build(ctx context.Context, clone, digest string) (string, error) {
+	tools, cache := filepath.Join(clone, "hack/tools"), filepath.Join(clone, "hack/.cache")
+	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module)
+	list.Dir = tools
+	dir, err := list.Output()
+	if err != nil || len(strings.TrimSpace(string(dir))) == 0 {
+		// Not in the module cache yet.
+		download := exec.CommandContext(ctx, "go", "mod", "download", module)
+		download.Dir = tools
+		if out, err := download.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("cannot download %s: %w: %s", module, err, out)
+		}
+		list = exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module)
+		list.Dir = tools
+		if dir, err = list.Output(); err != nil {
+			return "", fmt.Errorf("cannot find %s: %w", module, err)
+		}
+	}
+	consts := filepath.Join(strings.TrimSpace(string(dir)), "pkg/validate/consts.go")
+	text, err := os.ReadFile(consts)
+	if err != nil {
+		return "", err
+	}
+	if !strings.Contains(string(text), pinnedDigest) {
+		return "", fmt.Errorf("%s no longer has the digest %s: adapt hack/critest", consts, pinnedDigest)
+	}
+	ours := filepath.Join(cache, "critest-consts.go")
+	if err := os.WriteFile(ours, []byte(strings.ReplaceAll(string(text), pinnedDigest, digest)), 0o644); err != nil {
+		return "", err
+	}
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {consts: ours}})
+	if err != nil {
+		return "", err
+	}
+	overlayFile, binary := filepath.Join(cache, "critest-overlay.json"), filepath.Join(cache, "critest")
+	if err := os.WriteFile(overlayFile, overlay, 0o644); err != nil {
+		return "", err
+	}
+	fmt.Println("building critest (minutes the first time)")
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-overlay", overlayFile, "-o", binary, module+"/cmd/critest")
+	cmd.Dir = tools
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("cannot build critest: %w: %s", err, out)
+	}
+	return binary, nil
+}
+
+var summary = regexp.MustCompile(`(\d+) Passed.*?\|.*?(\d+) Failed.*?\|.*?(\d+) Pending.*?\|.*?(\d+) Skipped`)
+
+// specs runs the binary, shows what it prints, and repeats at the end what failed.
+func specs(ctx context.Context, l *lab.Lab, binary string) error {
+	focus := os.Getenv("FOCUS")
+	if focus == "" {
+		focus = `\[Conformance\]`
+	}
+	args := []string{"-runtime-endpoint", "unix://" + l.Socket, "-image-endpoint", "unix://" + l.Socket,
+		"-ginkgo.no-color", "-ginkgo.focus", focus}
+	if skip := os.Getenv("SKIP"); skip != "" {
+		args = append(args, "-ginkgo.skip", skip)
+	}
+	report, err := os.Create(filepath.Join(l.Clone, "hack/.cache", reportName))
+	if err != nil {
+		return err
+	}
+	defer report.Close()
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Dir = l.Dir
+	cmd.Stdout = io.MultiWriter(os.Stdout, report)
+	cmd.Stderr = cmd.Stdout
+	runErr := cmd.Run()
+	text, err := os.ReadFile(report.Name())
+	if err != nil {
+		return err
+	}
+	found := summary.FindSubmatch(text)
+	if found == nil {
+		return fmt.Errorf("critest did not finish: %w", errors.Join(runErr, errors.New("see "+report.Name())))
+	}
+	fmt.Printf("\ncritest, focus %s: %s passed, %s failed, %s skipped (by focus or by this machine)\n", focus, found[1], found[2], found[4])
+	if runErr != nil {
+		return fmt.Errorf("%s specs failed, see %s", found[2], report.Name())
+	}
+	return nil
+}
