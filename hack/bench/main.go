@@ -1,0 +1,171 @@
+// Command bench prints what a node costs: memory of daemon and shim with 0, 10
+// and 50 idle pods, and the latencies of a pod's life with the CPU time of
+// everything that took part. It asserts nothing; figures are for people.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-runtime/berth/hack/lab"
+	"github.com/berth-runtime/berth/hack/testimage"
+)
+
+// rounds is how many lives the latencies are taken from.
+const rounds = 40
+
+func main() {
+	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer cancel()
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "bench needs root. Run: sudo make bench")
+		os.Exit(1)
+	}
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return err
+	}
+	fmt.Printf("%d CPUs, Linux %s\n", runtime.NumCPU(), unix.ByteSliceToString(uts.Release[:]))
+	for _, group := range []string{"node", "pod"} {
+		if err := bench(ctx, group); err != nil {
+			return fmt.Errorf("shim per %s: %w", group, err)
+		}
+	}
+	return nil
+}
+
+func bench(ctx context.Context, group string) (err error) {
+	l, err := lab.New(lab.Options{ShimGroup: group})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		end, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		if l.Running() {
+			err = errors.Join(err, l.RemoveAll(end))
+		}
+		err = errors.Join(err, l.Close(end))
+	}()
+	image, err := prepare(ctx, l)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\nshim per %s\n  %-28s %12s %12s %14s\n", group, "idle pods", "berthd PSS", "shims PSS", "CPU in 2 s")
+	if err := memory(ctx, l, image); err != nil {
+		return err
+	}
+	fmt.Printf("  %-28s %12s %12s %14s\n", "", "p50", "p95", "CPU each")
+	return lives(ctx, l, image)
+}
+
+func prepare(ctx context.Context, l *lab.Lab) (string, error) {
+	if err := l.StartRegistry(ctx); err != nil {
+		return "", err
+	}
+	shell, err := testimage.Shell()
+	if err != nil {
+		return "", err
+	}
+	image := l.Registry + "/shell:1"
+	if _, err := testimage.Push(ctx, image, shell); err != nil {
+		return "", err
+	}
+	if err := l.Start(ctx); err != nil {
+		return "", err
+	}
+	_, err = l.Pull(ctx, image)
+	return image, err
+}
+
+// memory prints PSS at rest with more and more idle pods, and removes them.
+func memory(ctx context.Context, l *lab.Lab, image string) error {
+	var pods []string
+	for _, want := range []int{0, 10, 50} {
+		for len(pods) < want {
+			id, _, err := l.RunPod(ctx, l.PodConfig(fmt.Sprintf("idle%d", len(pods))), lab.ContainerConfig("c", image, "sleep", "100000"))
+			if err != nil {
+				return err
+			}
+			pods = append(pods, id)
+		}
+		info, err := l.Admin().Info(ctx)
+		if err != nil {
+			return err
+		}
+		time.Sleep(time.Second) // the garbage of the last create
+		daemon, err := pss(info.Pids.Daemon)
+		if err != nil {
+			return err
+		}
+		shims, err := pss(info.Pids.Shims...)
+		if err != nil {
+			return err
+		}
+		all := append(slices.Clone(info.Pids.Shims), info.Pids.Daemon)
+		before := cpuOf(all)
+		time.Sleep(2 * time.Second)
+		fmt.Printf("  %-28d %12s %12s %14s\n", want, mebi(daemon), mebi(shims), cpuOf(all)-before)
+	}
+	for _, id := range pods {
+		if err := l.RemovePod(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lives prints the latencies of pods made and removed one after the other.
+func lives(ctx context.Context, l *lab.Lab, image string) error {
+	rt := criv1.NewRuntimeServiceClient(l.Conn())
+	var ready, execs, gone samples
+	for n := range rounds {
+		var pod, container string
+		err := ready.take(func() (err error) {
+			pod, container, err = l.RunPod(ctx, l.PodConfig(fmt.Sprintf("life%d", n)), lab.ContainerConfig("c", image, "sleep", "100000"))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		err = execs.take(func() error {
+			_, err := rt.ExecSync(ctx, &criv1.ExecSyncRequest{ContainerId: container, Cmd: []string{"/bin/true"}, Timeout: 10})
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		err = gone.take(func() error {
+			if _, err := rt.StopContainer(ctx, &criv1.StopContainerRequest{ContainerId: container}); err != nil {
+				return err
+			}
+			if _, err := rt.RemoveContainer(ctx, &criv1.RemoveContainerRequest{ContainerId: container}); err != nil {
+				return err
+			}
+			return l.RemovePod(ctx, pod)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	ready.print("pod ready (run+create+start)")
+	execs.print("ExecSync /bin/true")
+	gone.print("stop + remove")
+	return nil
+}
