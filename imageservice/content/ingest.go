@@ -46,7 +46,7 @@ func (s *Store) Ingest(d digest.Digest) (_ *Ingest, err error) {
 			_ = f.Close()
 		}
 	}()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if !s.own(f, d) {
 		return nil, errkind.New(errkind.FailedPrecondition, "cannot ingest blob %s: it is being ingested already", d)
 	}
 	in := &Ingest{store: s, digest: d, file: f, hash: sha256.New()}
@@ -54,6 +54,20 @@ func (s *Store) Ingest(d digest.Digest) (_ *Ingest, err error) {
 		return nil, errkind.New(errkind.Unknown, "cannot ingest blob %s: %w", d, err)
 	}
 	return in, nil
+}
+
+// own locks f and makes sure that it still is the part of d: between open and
+// lock another's Commit may have made it the blob itself, not to be written to.
+func (s *Store) own(f *os.File, d digest.Digest) bool {
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return false
+	}
+	mine, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Lstat(s.part(d))
+	return err == nil && os.SameFile(mine, named)
 }
 
 // Offset is how many bytes of the blob are there.

@@ -126,13 +126,19 @@ func (b *blobReader) Close() error {
 	return b.body.Close()
 }
 
-// blob opens d at one endpoint from offset on.
+// blob opens d at one endpoint from offset on. Not every host can send ranges:
+// one that finds a range unsatisfiable is asked for everything.
 func (e *endpoint) blob(ctx context.Context, path string, d digest.Digest, size, offset int64) (io.ReadCloser, error) {
 	header := http.Header{"Accept": {"*/*"}}
 	if offset > 0 {
-		header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+		header.Set("Range", byteRange(offset, size))
 	}
 	resp, err := e.get(ctx, path, "blobs/"+d.String(), header)
+	if err == nil && resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && offset > 0 {
+		_ = resp.Body.Close()
+		header.Del("Range")
+		resp, err = e.get(ctx, path, "blobs/"+d.String(), header)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -141,6 +147,14 @@ func (e *endpoint) blob(ctx context.Context, path string, d digest.Digest, size,
 		return nil, err
 	}
 	return resp.Body, nil
+}
+
+// byteRange names the last byte too if it is known, as some hosts insist.
+func byteRange(offset, size int64) string {
+	if size < 0 {
+		return fmt.Sprintf("bytes=%d-", offset)
+	}
+	return fmt.Sprintf("bytes=%d-%d", offset, size-1)
 }
 
 // position checks that the body of resp is the rest of the blob from offset,

@@ -1,0 +1,102 @@
+package refs_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berth-runtime/berth/imageservice/refs"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+var (
+	hex64 = strings.Repeat("a1", 32)
+	dgst  = digest.Digest("sha256:" + hex64)
+)
+
+func TestParse(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ in, defaultHost, full, short string }{
+		{"busybox", "", "docker.io/library/busybox:latest", "busybox:latest"},
+		{"busybox:1.37", "", "docker.io/library/busybox:1.37", "busybox:1.37"},
+		{"docker.io/busybox", "", "docker.io/library/busybox:latest", "busybox:latest"},
+		{"index.docker.io/library/busybox", "", "docker.io/library/busybox:latest", "busybox:latest"},
+		{"registry.hub.docker.com/bitnami/nginx:1", "", "docker.io/bitnami/nginx:1", "bitnami/nginx:1"},
+		{"bitnami/nginx", "docker.io", "docker.io/bitnami/nginx:latest", "bitnami/nginx:latest"},
+		{"web", "quay.io", "quay.io/web:latest", "quay.io/web:latest"},
+		{"docker.io/web", "quay.io", "docker.io/library/web:latest", "web:latest"},
+		{"localhost/web", "", "localhost/web:latest", "localhost/web:latest"},
+		{"localhost:5000/a/b:v1", "", "localhost:5000/a/b:v1", "localhost:5000/a/b:v1"},
+		{"[::1]:5000/web", "", "[::1]:5000/web:latest", "[::1]:5000/web:latest"},
+		{"GHCR.io/app/web", "", "ghcr.io/app/web:latest", "ghcr.io/app/web:latest"},
+		{"busybox@" + dgst.String(), "", "docker.io/library/busybox@" + dgst.String(), "busybox@" + dgst.String()},
+		{"quay.io/a/b:v1@" + dgst.String(), "", "quay.io/a/b@" + dgst.String(), "quay.io/a/b@" + dgst.String()},
+		{"a/" + hex64, "", "docker.io/a/" + hex64 + ":latest", "a/" + hex64 + ":latest"},
+	} {
+		r, err := refs.Parse(tt.in, tt.defaultHost)
+		if err != nil {
+			t.Errorf("Parse(%q): %v", tt.in, err)
+			continue
+		}
+		if r.String() != tt.full || r.Short() != tt.short {
+			t.Errorf("Parse(%q) = %q, %q, want %q, %q", tt.in, r.String(), r.Short(), tt.full, tt.short)
+		}
+		// The full form is a fixed point, whatever the default.
+		again, err := refs.Parse(r.String(), "quay.io")
+		if err != nil || again.String() != r.String() {
+			t.Errorf("Parse(%q) = %q, %v, want the same again", r.String(), again.String(), err)
+		}
+	}
+}
+
+func TestParseKeepsTagBesideDigest(t *testing.T) {
+	t.Parallel()
+	r, err := refs.Parse("busybox:1.37@"+dgst.String(), "")
+	if err != nil || r.Tag != "1.37" || r.Digest != dgst {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	t.Parallel()
+	for _, in := range []string{
+		"", "/", "busybox:", "Busybox", "busy box", "docker.io/", "../etc:5/passwd", "https://quay.io/web",
+		hex64, dgst.String(), "sha256:abcdef", "busybox@sha256:abc", "a//b", "a/../b", "web@sha512:" + hex64 + hex64,
+		"quay.io/" + strings.Repeat("x", 300), "user@quay.io/web",
+	} {
+		if r, err := refs.Parse(in, ""); !errkind.Is(err, errkind.InvalidArgument) {
+			t.Errorf("Parse(%q) = %+v, %v, want InvalidArgument", in, r, err)
+		}
+	}
+}
+
+func TestIsLoopback(t *testing.T) {
+	t.Parallel()
+	for host, want := range map[string]bool{
+		"localhost": true, "localhost:5000": true, "127.0.0.1": true, "127.1.2.3:80": true, "[::1]:5000": true, "[::1]": true,
+		"docker.io": false, "localhost.evil.com": false, "10.0.0.1:5000": false, "127.0.0.1.evil.com": false, "": false,
+	} {
+		if got := refs.IsLoopback(host); got != want {
+			t.Errorf("IsLoopback(%q) = %v", host, got)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add("busybox:1@"+dgst.String(), "")
+	f.Add("LOCALHOST:5000/a", "quay.io")
+	f.Fuzz(func(t *testing.T, s, host string) {
+		r, err := refs.Parse(s, host)
+		if err != nil {
+			return
+		}
+		again, err := refs.Parse(r.String(), "")
+		if err != nil || again.String() != r.String() {
+			t.Errorf("Parse(%q, %q) = %q, which parses to %q, %v", s, host, r.String(), again.String(), err)
+		}
+		if strings.Contains(r.Name(), "/../") {
+			t.Errorf("Parse(%q) leaves the path: %q", s, r.Name())
+		}
+	})
+}
