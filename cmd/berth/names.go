@@ -212,18 +212,20 @@ func (o object) names() []string {
 // newest keeps of the attempts of one container, or of one pod, the last: the
 // kubelet leaves the ended ones around under the same name.
 func newest(found []object) []object {
-	last := map[string]object{}
+	type identity struct{ kind, podUID, container string }
+	of := func(o object) identity {
+		if o.container == nil {
+			return identity{"pod", o.pod.GetMetadata().GetUid(), ""}
+		}
+		return identity{"container", o.pod.GetMetadata().GetUid(), o.container.GetMetadata().GetName()}
+	}
+	last := map[identity]object{}
 	for _, o := range found {
-		names := o.names()
-		key := fmt.Sprint(o.container != nil, names[len(names)-1])
-		if old, ok := last[key]; !ok || o.createdAt() > old.createdAt() {
-			last[key] = o
+		if old, ok := last[of(o)]; !ok || o.createdAt() > old.createdAt() {
+			last[of(o)] = o
 		}
 	}
-	return filter(found, func(o object) bool {
-		names := o.names()
-		return last[fmt.Sprint(o.container != nil, names[len(names)-1])].id() == o.id()
-	})
+	return filter(found, func(o object) bool { return last[of(o)].id() == o.id() })
 }
 
 func (o object) createdAt() int64 {

@@ -48,6 +48,9 @@ func cannot(err error, format string, args ...any) error {
 // why strips what a person cannot use from err: the wrapping of gRPC, and the
 // head of the sentence if the daemon says what we said already.
 func why(what string, err error) string {
+	if errors.Is(err, context.Canceled) || status.Code(err) == codes.Canceled {
+		return "it was interrupted"
+	}
 	msg := err.Error()
 	if st, ok := status.FromError(err); ok {
 		msg = st.Message()

@@ -44,17 +44,24 @@ func (c *cli) runContainer(ctx context.Context, cl *client, r *runFlags) error {
 	defer signal.Stop(signals)
 
 	making, stop := context.WithCancel(ctx)
-	made := make(chan struct{})
+	defer stop()
+	made, watched := make(chan struct{}), make(chan struct{})
 	go func() {
+		defer close(watched)
 		select {
-		case <-signals:
+		case s := <-signals:
 			stop()
+			<-made
+			select {
+			case signals <- s: // the container's after all, if it came to run
+			default: // it has more to come
+			}
 		case <-made:
 		}
 	}()
 	one, err := c.makeOne(making, cl, r)
 	close(made)
-	stop()
+	<-watched
 	if err != nil {
 		return err
 	}
@@ -80,7 +87,7 @@ type podOfOne struct {
 }
 
 // makeOne goes from the image to the running container, and back on failure.
-func (c *cli) makeOne(ctx context.Context, cl *client, r *runFlags) (one *podOfOne, err error) {
+func (c *cli) makeOne(ctx context.Context, cl *client, r *runFlags) (*podOfOne, error) {
 	if err := r.prepare(ctx, cl); err != nil {
 		return nil, err
 	}
@@ -107,28 +114,36 @@ func (c *cli) makeOne(ctx context.Context, cl *client, r *runFlags) (one *podOfO
 		return nil, err
 	}
 
-	one = &podOfOne{name: r.name, logs: logFolder{root: r.logRoot, name: r.logFolder}}
-	defer func() {
-		if err != nil {
-			one.undo(ctx, cl)
-		}
-	}()
-	pod, err := cl.runtime.RunPodSandbox(ctx, &criv1.RunPodSandboxRequest{Config: podConfig})
-	if err != nil {
-		return nil, cannot(err, "run %s", r.image)
-	}
-	one.pod = pod.PodSandboxId
-	created, err := cl.runtime.CreateContainer(ctx, &criv1.CreateContainerRequest{
-		PodSandboxId: one.pod, Config: config, SandboxConfig: podConfig,
-	})
-	if err != nil {
-		return nil, cannot(err, "run %s", r.image)
-	}
-	one.container = created.ContainerId
-	if _, err := cl.runtime.StartContainer(ctx, &criv1.StartContainerRequest{ContainerId: one.container}); err != nil {
+	one := &podOfOne{name: r.name, logs: logFolder{root: r.logRoot, name: r.logFolder}}
+	if err := one.make(ctx, cl, podConfig, config); err != nil {
+		one.undo(ctx, cl)
 		return nil, cannot(err, "run %s", r.image)
 	}
 	return one, nil
+}
+
+// make goes as far as it can and leaves in o what there is to undo. The calls
+// are not interrupted with ctx: an interrupted one might still be carried out,
+// and nobody would know the id of what it made.
+func (o *podOfOne) make(ctx context.Context, cl *client, podConfig *criv1.PodSandboxConfig, config *criv1.ContainerConfig) error {
+	whole := context.WithoutCancel(ctx)
+	pod, err := cl.runtime.RunPodSandbox(whole, &criv1.RunPodSandboxRequest{Config: podConfig})
+	if err != nil {
+		return err
+	}
+	o.pod = pod.PodSandboxId
+	created, err := cl.runtime.CreateContainer(whole, &criv1.CreateContainerRequest{
+		PodSandboxId: o.pod, Config: config, SandboxConfig: podConfig,
+	})
+	if err != nil {
+		return err
+	}
+	o.container = created.ContainerId
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	_, err = cl.runtime.StartContainer(whole, &criv1.StartContainerRequest{ContainerId: o.container})
+	return err
 }
 
 // prepare asks the daemon what the requests need: where logs go, and which

@@ -15,22 +15,41 @@ func versionVerb(c *cli) *cobra.Command {
 		Short:   "Show the versions of this command and of the daemon",
 		Example: examples("berth version", "berth version --output json"),
 	}
-	return c.verb(cmd, cobra.NoArgs, func(ctx context.Context, cl *client, _ []string) error {
-		v, err := cl.runtime.Version(ctx, &criv1.VersionRequest{Version: "v1"})
-		if err != nil {
-			return cannot(err, "read the daemon's version")
+	cmd.Args = cobra.NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		daemon, err := c.daemonVersion(cmd.Context())
+		if err != nil && c.output == "json" {
+			return err
 		}
 		if c.output == "json" {
 			return c.json(map[string]string{
 				"client": ownVersion(), "go": runtime.Version(),
-				"daemon": v.RuntimeName + " " + v.RuntimeVersion, "cri": v.RuntimeApiVersion,
+				"daemon": daemon.RuntimeName + " " + daemon.RuntimeVersion, "cri": daemon.RuntimeApiVersion,
 			})
 		}
-		return table(c.out, []string{"Client:", ownVersion() + " (" + runtime.Version() + ")"}, [][]string{
-			{"Daemon:", v.RuntimeName + " " + v.RuntimeVersion},
-			{"CRI:", v.RuntimeApiVersion},
-		})
-	})
+		// Our own version is worth something without the daemon's.
+		rows := [][]string{}
+		if err == nil {
+			rows = append(rows,
+				[]string{"Daemon:", daemon.RuntimeName + " " + daemon.RuntimeVersion},
+				[]string{"CRI:", daemon.RuntimeApiVersion})
+		}
+		if terr := table(c.out, []string{"Client:", ownVersion() + " (" + runtime.Version() + ")"}, rows); terr != nil {
+			return terr
+		}
+		return err
+	}
+	return cmd
+}
+
+func (c *cli) daemonVersion(ctx context.Context) (*criv1.VersionResponse, error) {
+	cl, err := connect(ctx, c.socket)
+	if err != nil {
+		return nil, err
+	}
+	defer cl.close()
+	v, err := cl.runtime.Version(ctx, &criv1.VersionRequest{Version: "v1"})
+	return v, cannot(err, "read the daemon's version")
 }
 
 // ownVersion is what the build recorded.
