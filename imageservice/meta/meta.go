@@ -1,0 +1,224 @@
+// Package meta is the image store's durable memory: which images, tags,
+// layers and container snapshots there are. It is the only importer of bbolt.
+//
+// A row is the truth. A directory or blob that no row names is rubbish, which
+// the facade finds at Open and Check; a row is written only when what it names
+// is on disk, except a snapshot's, which is written before its directories so
+// that a crash leaves nothing that no row names. All rows that belong together
+// change in one transaction, which is durable when Update returns.
+//
+//	berth/v1
+//	├── store
+//	│   └── boot        boot id under which the store was last open
+//	├── images
+//	│   └── sha256:<hex of config>   Image
+//	├── tags
+//	│   └── <host/path:tag>          image id
+//	├── layers
+//	│   └── <seq, 8 bytes>           Layer
+//	└── snapshots
+//	    └── <container id>           Snapshot
+//
+// Values of images, layers and snapshots are JSON. The rows are few and small
+// and are read once, at Open; the facade serves lists from its own memory.
+package meta
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// Image is the row of an image; its key is its id.
+type Image struct {
+	ID      string          `json:"-"`
+	Digests []string        `json:"digests,omitempty"` // repository@digest, as pulled
+	Blobs   []digest.Digest `json:"blobs"`             // config, manifest and index that the store keeps for it
+	Bytes   uint64          `json:"bytes"`             // of those blobs
+	Layers  []uint64        `json:"layers"`            // sequence numbers, bottom first
+}
+
+// Layer is the row of an unpacked layer; its key is its sequence number,
+// which is also the name of its directory.
+type Layer struct {
+	Seq    uint64        `json:"-"`
+	DiffID digest.Digest `json:"diff_id"`
+	Chain  digest.Digest `json:"chain,omitempty"`  // set if it was unpacked on what is below and is right only there
+	Root   bool          `json:"root,omitempty"`   // its tar has an entry for the root directory itself
+	Opaque bool          `json:"opaque,omitempty"` // nothing of the layers below it shows
+	Bytes  uint64        `json:"bytes"`
+	Inodes uint64        `json:"inodes"`
+}
+
+// Snapshot is the row of a container's writable layer; its key is the
+// container id.
+type Snapshot struct {
+	Container string    `json:"-"`
+	Image     string    `json:"image"`
+	Layers    []uint64  `json:"layers"` // bottom first; they stay while the row does, even without the image
+	Created   time.Time `json:"created"`
+}
+
+// State is all rows.
+type State struct {
+	Boot      string
+	Images    map[string]Image
+	Tags      map[string]string // reference to image id
+	Layers    map[uint64]Layer
+	Snapshots map[string]Snapshot
+}
+
+var (
+	rootBucket      = []byte("berth/v1")
+	storeBucket     = []byte("store")
+	imagesBucket    = []byte("images")
+	tagsBucket      = []byte("tags")
+	layersBucket    = []byte("layers")
+	snapshotsBucket = []byte("snapshots")
+	bootKey         = []byte("boot")
+)
+
+// DB is the open database. Its methods may be called concurrently.
+type DB struct{ bolt *bolt.DB }
+
+// openTimeout bounds the wait for another process that holds the database,
+// such as a daemon that is still ending.
+const openTimeout = 10 * time.Second
+
+// Open opens the database at path and makes it if it is absent. Only one
+// process at a time can have it open.
+func Open(path string) (*DB, error) {
+	b, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: openTimeout, FreelistType: bolt.FreelistMapType})
+	if errors.Is(err, bolt.ErrTimeout) {
+		return nil, errkind.New(errkind.FailedPrecondition, "cannot open %s: another process has it open", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot open %s: %w", path, err)
+	}
+	err = b.Update(func(tx *bolt.Tx) error {
+		root, err := tx.CreateBucketIfNotExists(rootBucket)
+		if err != nil {
+			return err
+		}
+		for _, name := range [][]byte{storeBucket, imagesBucket, tagsBucket, layersBucket, snapshotsBucket} {
+			if _, err := root.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		_ = b.Close()
+		return nil, fmt.Errorf("cannot prepare %s: %w", path, err)
+	}
+	return &DB{b}, nil
+}
+
+// Close closes the database.
+func (d *DB) Close() error { return d.bolt.Close() }
+
+// Load reads all rows.
+func (d *DB) Load() (State, error) {
+	s := State{
+		Images:    map[string]Image{},
+		Tags:      map[string]string{},
+		Layers:    map[uint64]Layer{},
+		Snapshots: map[string]Snapshot{},
+	}
+	err := d.bolt.View(func(tx *bolt.Tx) error {
+		root := tx.Bucket(rootBucket)
+		s.Boot = string(root.Bucket(storeBucket).Get(bootKey))
+		return errors.Join(
+			each(root, imagesBucket, func(k []byte, v Image) { v.ID = string(k); s.Images[v.ID] = v }),
+			each(root, layersBucket, func(k []byte, v Layer) { v.Seq = binary.BigEndian.Uint64(k); s.Layers[v.Seq] = v }),
+			each(root, snapshotsBucket, func(k []byte, v Snapshot) { v.Container = string(k); s.Snapshots[v.Container] = v }),
+			root.Bucket(tagsBucket).ForEach(func(k, v []byte) error { s.Tags[string(k)] = string(v); return nil }),
+		)
+	})
+	return s, err
+}
+
+// each decodes the rows of one bucket.
+func each[T any](root *bolt.Bucket, bucket []byte, add func(key []byte, row T)) error {
+	return root.Bucket(bucket).ForEach(func(k, v []byte) error {
+		var row T
+		if err := json.Unmarshal(v, &row); err != nil {
+			return errkind.New(errkind.DataLoss, "cannot read row %q of %s: %w", k, bucket, err)
+		}
+		add(k, row)
+		return nil
+	})
+}
+
+// Update runs do in one transaction. If do or the commit fails, nothing of it
+// has happened.
+func (d *DB) Update(do func(*Tx) error) error {
+	return d.bolt.Update(func(tx *bolt.Tx) error {
+		t := &Tx{root: tx.Bucket(rootBucket)}
+		if err := do(t); err != nil {
+			return err
+		}
+		return t.err
+	})
+}
+
+// Tx writes rows. It remembers the first failure, and Update gives it back,
+// so that the calls need no checks of their own.
+type Tx struct {
+	root *bolt.Bucket
+	err  error
+}
+
+// SetBoot writes the boot id.
+func (t *Tx) SetBoot(id string) { t.put(storeBucket, bootKey, []byte(id)) }
+
+// PutImage writes the row of an image.
+func (t *Tx) PutImage(i Image) { t.putJSON(imagesBucket, []byte(i.ID), i) }
+
+// DeleteImage deletes the row of an image; its tags are rows of their own.
+func (t *Tx) DeleteImage(id string) { t.delete(imagesBucket, []byte(id)) }
+
+// PutTag makes ref name the image id.
+func (t *Tx) PutTag(ref, id string) { t.put(tagsBucket, []byte(ref), []byte(id)) }
+
+// DeleteTag deletes the tag ref.
+func (t *Tx) DeleteTag(ref string) { t.delete(tagsBucket, []byte(ref)) }
+
+// PutLayer writes the row of a layer.
+func (t *Tx) PutLayer(l Layer) { t.putJSON(layersBucket, seqKey(l.Seq), l) }
+
+// DeleteLayer deletes the row of a layer.
+func (t *Tx) DeleteLayer(seq uint64) { t.delete(layersBucket, seqKey(seq)) }
+
+// PutSnapshot writes the row of a snapshot.
+func (t *Tx) PutSnapshot(s Snapshot) { t.putJSON(snapshotsBucket, []byte(s.Container), s) }
+
+// DeleteSnapshot deletes the row of a snapshot.
+func (t *Tx) DeleteSnapshot(container string) { t.delete(snapshotsBucket, []byte(container)) }
+
+func (t *Tx) putJSON(bucket, key []byte, row any) {
+	b, err := json.Marshal(row)
+	if err != nil {
+		t.keep(err)
+		return
+	}
+	t.put(bucket, key, b)
+}
+
+func (t *Tx) put(bucket, key, value []byte) { t.keep(t.root.Bucket(bucket).Put(key, value)) }
+func (t *Tx) delete(bucket, key []byte)     { t.keep(t.root.Bucket(bucket).Delete(key)) }
+
+func (t *Tx) keep(err error) {
+	if t.err == nil && err != nil {
+		t.err = fmt.Errorf("cannot write image store row: %w", err)
+	}
+}
+
+func seqKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }

@@ -1,0 +1,240 @@
+// Package snapshot mounts containers' root file systems: an overlay of an
+// image's layers with a writable directory of the container's own.
+//
+// The law: a snapshot is two directories, and the mount is derived from them
+// and the layers alone. It is mounted volatile: what a container writes goes
+// with it, so nobody pays for its fsyncs, and after a power cut its writes are
+// as good as those of a program that never called fsync. Everything here is
+// idempotent and knows no rows: package imageservice decides what may exist.
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/runtime/sys/mount"
+)
+
+// Dirs are the two directories of a writable layer.
+type Dirs struct{ Upper, Work string }
+
+// At gives the directories of a snapshot whose own directory is dir.
+func At(dir string) Dirs {
+	return Dirs{Upper: filepath.Join(dir, "fs"), Work: filepath.Join(dir, "work")}
+}
+
+// Create makes the directories. The upper one takes owner, mode and times of
+// the directory like, which is what the container sees as those of "/".
+func (d Dirs) Create(like string) error {
+	if err := os.MkdirAll(d.Work, 0o700); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.Upper, 0o755); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(like, &st); err != nil {
+		return fmt.Errorf("cannot stat %s: %w", like, err)
+	}
+	return errors.Join(
+		unix.Chown(d.Upper, int(st.Uid), int(st.Gid)),
+		unix.Chmod(d.Upper, st.Mode&0o7777),
+		unix.UtimesNanoAt(unix.AT_FDCWD, d.Upper, []unix.Timespec{st.Mtim, st.Mtim}, 0),
+	)
+}
+
+// maxOptions is what mount(2) takes, a page, with some room for the kernel.
+const maxOptions = 4000
+
+// Mount mounts the snapshot at target, which it makes if need be. lowers are
+// the layer directories, topmost first, at least one. A target where an
+// overlay is mounted already is left as it is.
+func Mount(d Dirs, lowers []string, target string) error {
+	if err := os.MkdirAll(target, 0o700); err != nil {
+		return err
+	}
+	mounted, err := isOverlay(target)
+	if err != nil || mounted {
+		return err
+	}
+	// The kernel marks a volatile work directory and refuses it afterwards,
+	// so that nobody trusts what may have been cut. A container's owner is
+	// not asked to trust it; see the package comment.
+	if err := os.RemoveAll(filepath.Join(d.Work, "work", "incompat")); err != nil {
+		return err
+	}
+	return overlay(options(d), lowers, target)
+}
+
+// MountReadOnly mounts the lower directories alone.
+func MountReadOnly(lowers []string, target string) error {
+	if err := os.MkdirAll(target, 0o700); err != nil {
+		return err
+	}
+	mounted, err := isOverlay(target)
+	if err != nil || mounted {
+		return err
+	}
+	if len(lowers) == 1 {
+		return mount.Bind(lowers[0], target, unix.MS_RDONLY) // overlayfs wants two
+	}
+	return overlay([]option{{"index", "off"}, {"redirect_dir", "off"}, {"metacopy", "off"}}, lowers, target)
+}
+
+// An option without a value is a flag.
+type option struct{ key, value string }
+
+// options are explicit where the kernel's configuration has a default:
+// redirect_dir and metacopy would put meaning into the upper directory that
+// only the same mount can read, index ties it to one set of layers.
+func options(d Dirs) []option {
+	return []option{
+		{"index", "off"}, {"redirect_dir", "off"}, {"metacopy", "off"}, {"volatile", ""},
+		{"upperdir", d.Upper}, {"workdir", d.Work},
+	}
+}
+
+func overlay(opts []option, lowers []string, target string) error {
+	var err error
+	if text := joined(opts, lowers); len(text) <= maxOptions {
+		err = unix.Mount("overlay", target, "overlay", 0, text)
+	} else {
+		err = mountStepwise(opts, lowers, target)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot mount overlay of %d layers at %s: %w", len(lowers), target, err)
+	}
+	return nil
+}
+
+// joined spells the options for mount(2).
+func joined(opts []option, lowers []string) string {
+	var b strings.Builder
+	b.WriteString("lowerdir=" + strings.Join(lowers, ":"))
+	for _, o := range opts {
+		b.WriteString("," + o.key)
+		if o.value != "" {
+			b.WriteString("=" + o.value)
+		}
+	}
+	return b.String()
+}
+
+// mountStepwise gives the options one by one (lowerdir+ is of Linux 6.5), so
+// their number has no limit but overlayfs' own of 500 layers.
+func mountStepwise(opts []option, lowers []string, target string) error {
+	conf, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(conf) }()
+	for _, l := range lowers {
+		if err := unix.FsconfigSetString(conf, "lowerdir+", l); err != nil {
+			return fmt.Errorf("layer %s: %w%s", l, err, said(conf))
+		}
+	}
+	for _, o := range opts {
+		if o.value == "" {
+			err = unix.FsconfigSetFlag(conf, o.key)
+		} else {
+			err = unix.FsconfigSetString(conf, o.key, o.value)
+		}
+		if err != nil {
+			return fmt.Errorf("option %s: %w%s", o.key, err, said(conf))
+		}
+	}
+	if err := unix.FsconfigCreate(conf); err != nil {
+		return fmt.Errorf("%w%s", err, said(conf))
+	}
+	m, err := unix.Fsmount(conf, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(m) }()
+	return unix.MoveMount(m, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+// said reads the kernel's own words about a refused configuration.
+func said(conf int) string {
+	buf := make([]byte, 1024)
+	n, err := unix.Read(conf, buf)
+	if err != nil || n <= 0 {
+		return ""
+	}
+	return ": " + strings.TrimSpace(string(buf[:n]))
+}
+
+// isOverlay reports whether target itself is the root of a mounted overlay
+// (STATX_ATTR_MOUNT_ROOT, Linux 5.8), without reading the mount table.
+func isOverlay(target string) (bool, error) {
+	var stx unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, target, unix.AT_SYMLINK_NOFOLLOW, 0, &stx); err != nil {
+		return false, fmt.Errorf("cannot stat %s: %w", target, err)
+	}
+	if stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return false, nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(target, &st); err != nil {
+		return false, fmt.Errorf("cannot stat %s: %w", target, err)
+	}
+	return st.Type == unix.OVERLAYFS_SUPER_MAGIC, nil
+}
+
+// Unmount detaches what is mounted at target and removes the empty directory.
+// A target that is absent is success.
+func Unmount(target string) error {
+	if err := mount.Unmount(target); err != nil {
+		return err
+	}
+	err := unix.Rmdir(target)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EBUSY) {
+		return nil // whoever made more of it than a mount point removes it
+	}
+	if err != nil {
+		return fmt.Errorf("cannot remove %s: %w", target, err)
+	}
+	return nil
+}
+
+// Usage walks the upper directory. Files with several links count once.
+func (d Dirs) Usage(ctx context.Context) (bytes, inodes uint64, err error) {
+	type inode struct{ dev, ino uint64 }
+	seen := map[inode]bool{}
+	err = filepath.WalkDir(d.Upper, func(path string, e fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		// A container removes files while it is walked.
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if st.Nlink > 1 && !e.IsDir() {
+			if key := (inode{uint64(st.Dev), st.Ino}); seen[key] {
+				return nil
+			} else {
+				seen[key] = true
+			}
+		}
+		bytes += uint64(st.Blocks) * 512
+		inodes++
+		return nil
+	})
+	return bytes, inodes, err
+}
