@@ -9,12 +9,13 @@ SHELL := /bin/bash
 PREFIX  ?= /usr/local
 DESTDIR ?=
 GO      ?= go
+VERSION ?= 0.1.0
 CACHE   := hack/.cache
 
 # The shim is static, because it is executed from a sealed memfd whose file
 # system nobody may rely on, and links as little as libcontainer allows.
 SHIM_TAGS    := seccomp runc_nocriu netgo osusergo
-SHIM_LDFLAGS := -s -w -extldflags '-static'
+SHIM_LDFLAGS := -s -w -X main.version=$(VERSION) -extldflags '-static'
 GO_BUILD     := $(GO) build -trimpath -buildvcs=false
 
 # Packages that cannot be tested without cgo: the shim and nothing else.
@@ -33,7 +34,7 @@ all: bin ## build bin/berthd, bin/berth-shim, bin/berth and bin/berth-init
 bin: $(BINARIES)
 
 bin/berthd bin/berth: FORCE
-	CGO_ENABLED=0 $(GO_BUILD) -ldflags '-s -w' -o $@ ./cmd/$(@F)
+	CGO_ENABLED=0 $(GO_BUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./cmd/$(@F)
 
 bin/berth-shim: FORCE
 	CGO_ENABLED=1 $(GO_BUILD) -tags "$(SHIM_TAGS)" -ldflags "$(SHIM_LDFLAGS)" -o $@ ./cmd/berth-shim

@@ -154,10 +154,12 @@ func (l *Lab) writeConfig() error {
 	for _, s := range l.Subnets {
 		quoted = append(quoted, fmt.Sprintf("%q", s))
 	}
-	text := fmt.Sprintf("netns_dir = %q\n%s\n[network]\nbridge = %q\nsubnets = [%s]\n\n[shim]\ngroup = %q\n",
-		filepath.Join(l.State, "netns"), l.Config, l.Bridge, strings.Join(quoted, ", "), group)
-	certs := filepath.Join(l.Dir, "certs.d")
-	text = fmt.Sprintf("registry_config = %q\n", certs) + text
+	certs, bin := filepath.Join(l.Dir, "certs.d"), filepath.Join(l.Clone, "bin")
+	text := fmt.Sprintf("netns_dir = %q\nimage.certs_dirs = [%q]\n%s\n"+
+		"[network]\nbridge = %q\nsubnets = [%s]\n\n"+
+		"[shim]\ngroup = %q\npath = %q\ninit_path = %q\n",
+		filepath.Join(l.State, "netns"), certs, l.Config, l.Bridge, strings.Join(quoted, ", "),
+		group, filepath.Join(bin, "berth-shim"), filepath.Join(bin, "berth-init"))
 	l.config = filepath.Join(l.Dir, "config.toml")
 	return errors.Join(
 		os.MkdirAll(certs, 0o755), os.MkdirAll(l.Logs, 0o755),
