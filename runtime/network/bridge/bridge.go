@@ -1,0 +1,289 @@
+// Package bridge is the embedded pod network: a Linux bridge, a veth pair for
+// each pod, and one nftables table, all made through netlink in process.
+//
+// The model: leases are memory, granted by Reserve and repeated by Restore;
+// the kernel is a picture of the attached ones. The bridge holds the first
+// address of each subnet and is every pod's gateway. Of a pod's veth pair the
+// host end is called "bt" and the begin of the pod's id, the pod's end eth0.
+// What is ours in the kernel is known by name or by hanging on our bridge, so
+// Detach needs nothing but the lease and Repair nothing but the leases.
+//
+// The law: outside of its bridge, its veths and its table the package changes
+// nothing on the host, except ip_forward if the Config says so. The bridge is
+// made at first need, so a host whose pods use another network never sees it.
+//
+// Lock order: linkMu, tableMu, mu.
+package bridge
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/runtime/network"
+	"github.com/berth-runtime/berth/runtime/network/portmap"
+	"github.com/berth-runtime/berth/runtime/spec"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// Config describes the network. The zero value of each field is usable.
+type Config struct {
+	Name       string         // of the bridge interface; default berth0
+	Subnets    []netip.Prefix // one IPv4 and at most one IPv6; default DefaultSubnets
+	MTU        int            // default: that of the interface of the host's default route
+	Table      string         // of nftables; default berth-<Name>
+	Masquerade bool           // pods leave the host under the host's address
+
+	// SetIPForward turns forwarding on for the whole host, which traffic
+	// between pods and other hosts needs. Off, that is the administrator's.
+	// Note that a host that forwards IPv6 ignores router advertisements on
+	// interfaces whose accept_ra is 1.
+	SetIPForward bool
+
+	// AllowRouteOverlap makes the bridge although a route of the host already
+	// leads to addresses of Subnets. Those would be hidden by the bridge.
+	AllowRouteOverlap bool
+}
+
+// DefaultSubnets are those of a Config that names none.
+func DefaultSubnets() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("10.210.0.0/16"), netip.MustParsePrefix("fd00:be:27::/64")}
+}
+
+// complete fills in the defaults and checks the rest.
+func (c Config) complete() (Config, error) {
+	if c.Name == "" {
+		c.Name = "berth0"
+	}
+	if len(c.Name) >= unix.IFNAMSIZ || strings.Trim(c.Name, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+		return c, errkind.New(errkind.InvalidArgument, "cannot name a bridge %q: want up to 15 of a-z, 0-9, - and _", c.Name)
+	}
+	if c.Table == "" {
+		c.Table = "berth-" + c.Name
+	}
+	if c.Subnets == nil {
+		c.Subnets = DefaultSubnets()
+	}
+	n := len(c.Subnets)
+	if n < 1 || n > 2 || !c.Subnets[0].Addr().Is4() || n == 2 && !c.Subnets[1].Addr().Is6() {
+		return c, errkind.New(errkind.InvalidArgument, "cannot use subnets %v for pods: want an IPv4 one, then at most one of IPv6", c.Subnets)
+	}
+	for i, s := range c.Subnets {
+		// The room is for the network, the gateway, a pod and the broadcast.
+		if !s.IsValid() || s.Addr().Is4In6() || s.Addr().BitLen()-s.Bits() < 2 {
+			return c, errkind.New(errkind.InvalidArgument, "cannot use subnet %s for pods: it has no room", s)
+		}
+		c.Subnets[i] = s.Masked()
+	}
+	return c, nil
+}
+
+// Bridge is the network.Network of this package.
+type Bridge struct {
+	cfg   Config
+	host  *netlink.Handle // owned; closed by Close
+	table *portmap.Table
+
+	linkMu sync.Mutex // one maker of the bridge interface at a time
+	index  int        // guarded by linkMu: of the bridge interface; 0: not made by this process
+
+	tableMu sync.Mutex // held from reading the leases to writing the table
+
+	mu     sync.Mutex
+	leases map[string]*grant // guarded by mu
+	pools  []*pool           // guarded by mu
+	ports  hostPorts         // guarded by mu
+}
+
+// grant is a lease and what is known of its place in the kernel.
+type grant struct {
+	lease    network.Lease
+	attached bool
+	netns    string // where this process attached it; empty after Restore
+}
+
+var _ network.Network = (*Bridge)(nil)
+
+// New makes a network in the network namespace of the caller. It reads the
+// host and changes nothing. Where the host has no IPv6, neither have pods.
+func New(cfg Config) (*Bridge, error) {
+	cfg.Subnets = slices.Clone(cfg.Subnets)
+	cfg, err := cfg.complete()
+	if err != nil {
+		return nil, err
+	}
+	if !ipv6Enabled("all") {
+		cfg.Subnets = cfg.Subnets[:1]
+	}
+	host, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open netlink: %w", err)
+	}
+	b := &Bridge{
+		cfg:    cfg,
+		host:   host,
+		table:  portmap.New(portmap.Config{Name: cfg.Table, Bridge: cfg.Name, Subnets: cfg.Subnets, Masquerade: cfg.Masquerade}),
+		leases: make(map[string]*grant),
+	}
+	for _, s := range cfg.Subnets {
+		b.pools = append(b.pools, newPool(s))
+	}
+	return b, nil
+}
+
+// Close frees what New opened. The kernel's side stays as it is; no other
+// method may be called after.
+func (b *Bridge) Close() { b.host.Close() }
+
+// Reserve implements network.Network. A host port that a process of the host
+// listens on is taken, too.
+func (b *Bridge) Reserve(ctx context.Context, r network.Request) (network.Lease, error) {
+	if err := ctx.Err(); err != nil {
+		return network.Lease{}, err
+	}
+	families := podFamilies(r.Netns)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if g := b.leases[r.PodID]; g != nil {
+		return clone(g.lease), nil
+	}
+	l := network.Lease{PodID: r.PodID}
+	undo := func(err error) (network.Lease, error) {
+		b.releaseLocked(l)
+		return network.Lease{}, fmt.Errorf("cannot reserve the network of pod %s: %w", r.PodID, err)
+	}
+	for _, p := range b.pools[:min(families, len(b.pools))] {
+		a, err := p.take(r.PodID)
+		if err != nil {
+			return undo(err)
+		}
+		l.Addresses = append(l.Addresses, a)
+	}
+	for _, m := range r.Ports {
+		if m.HostPort == 0 || slices.Contains(l.Ports, m) {
+			continue
+		}
+		k, err := b.ports.grant(r.PodID, m, len(l.Addresses) > 1)
+		if err != nil {
+			return undo(err)
+		}
+		l.Ports = append(l.Ports, m)
+		if err := k.probe(); err != nil {
+			return undo(err)
+		}
+	}
+	b.leases[r.PodID] = &grant{lease: l}
+	return clone(l), nil
+}
+
+// Restore implements network.Network. A lease of a subnet that is no longer
+// configured is kept as it is: its pod lives on, with the addresses it has.
+func (b *Bridge) Restore(l network.Lease) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.leases[l.PodID] != nil {
+		return nil
+	}
+	l = clone(l)
+	undo := func(err error) error {
+		b.releaseLocked(l)
+		return fmt.Errorf("cannot restore the lease of pod %s: %w", l.PodID, err)
+	}
+	for _, a := range l.Addresses {
+		if p := b.poolOf(a); p != nil {
+			if err := p.claim(l.PodID, a); err != nil {
+				return undo(err)
+			}
+		}
+	}
+	for _, m := range l.Ports {
+		if _, err := b.ports.grant(l.PodID, m, true); err != nil {
+			return undo(err)
+		}
+	}
+	b.leases[l.PodID] = &grant{lease: l}
+	return nil
+}
+
+// Release implements network.Network.
+func (b *Bridge) Release(podID string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if g := b.leases[podID]; g != nil {
+		b.releaseLocked(g.lease)
+		delete(b.leases, podID)
+	}
+}
+
+// releaseLocked gives back what the pod of l holds, which may be less than l.
+func (b *Bridge) releaseLocked(l network.Lease) {
+	for _, p := range b.pools {
+		p.giveBack(l.PodID)
+	}
+	b.ports.giveBack(l.PodID)
+}
+
+// poolOf is the pool with a, or nil. The pools' prefixes never change.
+func (b *Bridge) poolOf(a netip.Addr) *pool {
+	for _, p := range b.pools {
+		if p.prefix.Contains(a) {
+			return p
+		}
+	}
+	return nil
+}
+
+// entries is what the attached leases publish.
+func (b *Bridge) entries() []portmap.Entry {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []portmap.Entry
+	for _, g := range b.leases {
+		if !g.attached {
+			continue
+		}
+		for _, m := range g.lease.Ports {
+			out = append(out, entriesOf(g.lease, m)...)
+		}
+	}
+	return out
+}
+
+func entriesOf(l network.Lease, m spec.PortMapping) []portmap.Entry {
+	on, err := parseHostIP(m.HostIP)
+	if err != nil {
+		return nil // Reserve and Restore have refused it
+	}
+	var out []portmap.Entry
+	for _, a := range l.Addresses {
+		if on.IsValid() && on.Is4() != a.Is4() {
+			continue
+		}
+		e := portmap.Entry{PodID: l.PodID, Protocol: m.Protocol, HostPort: m.HostPort, PodIP: a, PodPort: m.ContainerPort}
+		if on.IsValid() && !on.IsUnspecified() {
+			e.HostIP = on
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+func clone(l network.Lease) network.Lease {
+	l.Addresses, l.Ports = slices.Clone(l.Addresses), slices.Clone(l.Ports)
+	return l
+}
+
+// hostLink names the host end of a pod's veth pair, within the 15 characters
+// of an interface name. Of a pod id it takes 44 random bits.
+func hostLink(podID string) string { return linkPrefix + podID[:min(11, len(podID))] }
+
+const (
+	linkPrefix = "bt"
+	podLink    = "eth0"
+)

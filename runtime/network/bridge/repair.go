@@ -1,0 +1,232 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// Status implements network.Network.
+func (b *Bridge) Status(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	link, err := b.host.LinkByName(b.cfg.Name)
+	switch {
+	case isNoLink(err):
+		if err := b.overlap(); err != nil {
+			return fmt.Errorf("cannot attach pods to bridge %s: %w", b.cfg.Name, err)
+		}
+		return nil // it is made with the first pod
+	case err != nil:
+		return fmt.Errorf("cannot look at bridge %s: %w", b.cfg.Name, err)
+	case link.Type() != "bridge":
+		return errkind.New(errkind.FailedPrecondition, "cannot attach pods to %s: it is an interface of type %s", b.cfg.Name, link.Type())
+	}
+	return nil
+}
+
+// Check implements network.Network.
+func (b *Bridge) Check(ctx context.Context) ([]string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	links, err := b.veths()
+	if err != nil {
+		return nil, err
+	}
+	attached := b.attachedByLink()
+	diffs, bridge, err := b.checkBridge()
+	if err != nil {
+		return nil, err
+	}
+	if bridge == 0 && len(links) == 0 && len(attached) == 0 {
+		return nil, nil // no pod has needed it yet
+	}
+	for _, name := range slices.Sorted(maps.Keys(attached)) {
+		switch l := links[name]; {
+		case l == nil:
+			diffs = append(diffs, fmt.Sprintf("pod %s is attached but interface %s is missing", attached[name].lease.PodID, name))
+		case l.Attrs().MasterIndex != bridge:
+			diffs = append(diffs, fmt.Sprintf("interface %s of pod %s is not on bridge %s", name, attached[name].lease.PodID, b.cfg.Name))
+		case l.Attrs().Flags&net.FlagUp == 0:
+			diffs = append(diffs, fmt.Sprintf("interface %s of pod %s is down", name, attached[name].lease.PodID))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(links)) {
+		if b.isOrphan(links[name], bridge) {
+			diffs = append(diffs, fmt.Sprintf("interface %s on bridge %s belongs to no pod", name, b.cfg.Name))
+		}
+	}
+	b.tableMu.Lock()
+	defer b.tableMu.Unlock()
+	inTable, err := b.table.Check(b.entries())
+	return append(diffs, inTable...), err
+}
+
+// checkBridge compares the bridge itself. Its index is 0 if there is none.
+func (b *Bridge) checkBridge() (diffs []string, index int, err error) {
+	say := func(format string, args ...any) {
+		diffs = append(diffs, "bridge "+b.cfg.Name+" "+fmt.Sprintf(format, args...))
+	}
+	link, err := b.host.LinkByName(b.cfg.Name)
+	if isNoLink(err) {
+		say("is missing")
+		return diffs, 0, nil
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("cannot look at bridge %s: %w", b.cfg.Name, err)
+	}
+	if link.Attrs().Flags&net.FlagUp == 0 {
+		say("is down")
+	}
+	have, err := b.host.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, 0, fmt.Errorf("cannot read the addresses of bridge %s: %w", b.cfg.Name, err)
+	}
+	for _, p := range b.pools {
+		want := netip.PrefixFrom(p.gateway, p.prefix.Bits())
+		if !slices.ContainsFunc(have, func(a netlink.Addr) bool { got, _ := prefixOf(a.IPNet); return got == want }) {
+			say("has no address %s", want)
+		}
+	}
+	for _, s := range append(b.bridgeSysctls(), b.routeLocalnet()) {
+		if !s.holds() {
+			say("wants net/%s to be %s", s.path, s.value)
+		}
+	}
+	return diffs, link.Attrs().Index, nil
+}
+
+// Repair implements network.Network. What it finds of a restored lease is
+// taken as attached; the far end of a lost interface is known only of pods that
+// this process attached, and only those are attached again.
+func (b *Bridge) Repair(ctx context.Context) error {
+	links, err := b.veths()
+	if err != nil {
+		return err
+	}
+	b.attachFound(links) // before the table is written, or it would lack their ports
+	b.linkMu.Lock()
+	bridge, err := b.makeLocked(ctx)
+	b.linkMu.Unlock()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for name, g := range b.attachedByLink() {
+		if l := links[name]; l != nil {
+			if err := b.adopt(l, bridge); err != nil && !isNoLink(err) {
+				errs = append(errs, err)
+			}
+			continue
+		}
+		err := b.plug(g.netns, g.lease, bridge)
+		if errkind.Is(err, errkind.NotFound) {
+			b.setDetached(g.lease.PodID)
+			err = b.publish()
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cannot attach pod %s to bridge %s again: %w", g.lease.PodID, b.cfg.Name, err))
+		}
+	}
+	for name, l := range links {
+		if !b.isOrphan(l, bridge.Attrs().Index) {
+			continue
+		}
+		if err := b.host.LinkDel(l); err != nil && !isNoLink(err) {
+			errs = append(errs, fmt.Errorf("cannot delete %s, which belongs to no pod: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Teardown removes the bridge, every interface on it that is ours, and the
+// table. Leases stay; the next Attach makes it all again.
+func (b *Bridge) Teardown() error {
+	b.linkMu.Lock()
+	defer b.linkMu.Unlock()
+	b.index = 0
+	errs := []error{b.table.Remove()}
+	remove := func(l netlink.Link) {
+		if err := b.host.LinkDel(l); err != nil && !isNoLink(err) {
+			errs = append(errs, fmt.Errorf("cannot delete interface %s: %w", l.Attrs().Name, err))
+		}
+	}
+	bridge, err := b.host.LinkByName(b.cfg.Name)
+	if isNoLink(err) {
+		return errors.Join(errs...)
+	}
+	links, listErr := b.veths()
+	if err := errors.Join(err, listErr); err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	for _, l := range links {
+		if l.Attrs().MasterIndex == bridge.Attrs().Index {
+			remove(l)
+		}
+	}
+	remove(bridge)
+	return errors.Join(errs...)
+}
+
+// veths lists the interfaces that may be ours by their name and type.
+func (b *Bridge) veths() (map[string]netlink.Link, error) {
+	all, err := b.host.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("cannot list interfaces: %w", err)
+	}
+	out := make(map[string]netlink.Link)
+	for _, l := range all {
+		if l.Type() == "veth" && strings.HasPrefix(l.Attrs().Name, linkPrefix) {
+			out[l.Attrs().Name] = l
+		}
+	}
+	return out, nil
+}
+
+// isOrphan tells whether a veth hangs on our bridge without any lease, even
+// one that is only reserved: its Attach may be under way.
+func (b *Bridge) isOrphan(l netlink.Link, bridge int) bool {
+	if bridge == 0 || l.Attrs().MasterIndex != bridge {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id := range b.leases {
+		if hostLink(id) == l.Attrs().Name {
+			return false
+		}
+	}
+	return true
+}
+
+// attachedByLink is a copy of the attached leases, by the name of their interface.
+func (b *Bridge) attachedByLink() map[string]grant {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := make(map[string]grant)
+	for id, g := range b.leases {
+		if g.attached {
+			out[hostLink(id)] = *g
+		}
+	}
+	return out
+}
+
+func (b *Bridge) attachFound(links map[string]netlink.Link) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, g := range b.leases {
+		g.attached = g.attached || links[hostLink(id)] != nil
+	}
+}

@@ -1,0 +1,154 @@
+// Package portmap keeps the address translation of a pod network in one
+// nftables table: pods go out under the host's address, and host ports lead to
+// pods.
+//
+// The model: the table is a function of its Config and of a list of entries,
+// nothing else. Apply replaces the whole of it in one transaction, so packets
+// see the old table or the new one; Check computes it again and compares. No
+// other table is read or written, and nobody else writes to ours.
+//
+// What the kernel cannot do here: a packet to ::1 cannot be translated, it
+// would leave the host with a source that no answer comes back to. Host ports
+// therefore answer on 127.0.0.1 and on every other local address of both
+// families, and a connection to ::1 finds what the host itself listens on. Also,
+// an accept in this table does not override a drop in another one: a host
+// whose FORWARD policy is drop must let the bridge through by itself.
+package portmap
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
+	mdnetlink "github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Config says whose traffic the table is about.
+type Config struct {
+	Name       string         // of the nftables table
+	Bridge     string         // interface behind which the pods are
+	Subnets    []netip.Prefix // of the pods
+	Masquerade bool           // pods leave the host under the host's address
+}
+
+// Entry publishes one port of a pod at one address family of the host.
+type Entry struct {
+	PodID    string
+	Protocol string     // tcp, udp or sctp
+	HostIP   netip.Addr // invalid: every address of PodIP's family except ::1
+	HostPort uint16
+	PodIP    netip.Addr
+	PodPort  uint16
+}
+
+// String is what an administrator reads beside the rule.
+func (e Entry) String() string {
+	host := e.HostIP
+	if !host.IsValid() {
+		host = netip.IPv4Unspecified()
+		if e.PodIP.Is6() {
+			host = netip.IPv6Unspecified()
+		}
+	}
+	return fmt.Sprintf("%s %s to %s of pod %s", e.Protocol,
+		netip.AddrPortFrom(host, e.HostPort), netip.AddrPortFrom(e.PodIP, e.PodPort), e.PodID[:min(12, len(e.PodID))])
+}
+
+func compareEntries(a, b Entry) int {
+	if c := a.PodIP.Compare(b.PodIP); c != 0 {
+		return c
+	}
+	return strings.Compare(a.String(), b.String())
+}
+
+// Table is one nftables table. Its methods may be called concurrently.
+type Table struct {
+	cfg Config
+
+	mu   sync.Mutex
+	last []Entry // guarded by mu: what this process applied last
+}
+
+// New names a table; it does not touch the kernel.
+func New(cfg Config) *Table { return &Table{cfg: cfg} }
+
+// Apply makes the table hold exactly entries, whatever it held before. UDP
+// flows that the change redirects are forgotten, since a flow that does not
+// pause would keep its old way for ever.
+func (t *Table) Apply(entries []Entry) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	entries = slices.SortedFunc(slices.Values(entries), compareEntries)
+	rules, err := t.cfg.rules(entries)
+	if err != nil {
+		return err
+	}
+	conn, err := dial()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.CloseLasting() }()
+
+	table := &nftables.Table{Name: t.cfg.Name, Family: nftables.TableFamilyINet}
+	replace(conn, table)
+	chains := make(map[string]*nftables.Chain)
+	for _, c := range t.cfg.chains() {
+		c.Table = table
+		chains[c.Name] = conn.AddChain(c)
+	}
+	for _, r := range rules {
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chains[r.chain], Exprs: r.exprs,
+			UserData: userdata.AppendString(nil, userdata.TypeComment, r.comment)})
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("cannot write nftables table %s with %d host ports: %w", t.cfg.Name, len(entries), err)
+	}
+	before := t.last
+	t.last = entries
+	return forgetFlows(before, entries)
+}
+
+// replace deletes table, existing or not, and adds it anew.
+func replace(conn *nftables.Conn, table *nftables.Table) {
+	conn.AddTable(table)
+	conn.DelTable(table)
+	conn.AddTable(table)
+}
+
+// Remove deletes the table. A table that is absent is success.
+func (t *Table) Remove() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	conn, err := dial()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.CloseLasting() }()
+	conn.DelTable(&nftables.Table{Name: t.cfg.Name, Family: nftables.TableFamilyINet})
+	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("cannot delete nftables table %s: %w", t.cfg.Name, err)
+	}
+	before := t.last
+	t.last = nil
+	return forgetFlows(before, nil)
+}
+
+// dial opens nftables in the network namespace of the calling thread.
+func dial() (*nftables.Conn, error) {
+	// The kernel takes a transaction as one datagram and acknowledges each of
+	// its messages; the default buffers end at a few hundred host ports.
+	const buffer = 8 << 20
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *mdnetlink.Conn) error {
+		return errors.Join(c.SetReadBuffer(buffer), c.SetWriteBuffer(buffer))
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("cannot open nftables: %w", err)
+	}
+	return conn, nil
+}
