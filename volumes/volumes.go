@@ -51,6 +51,11 @@ func (r Resolver) Resolve(ctx context.Context, reqs []Request) ([]specs.Mount, e
 		if err := check(req); err != nil {
 			return nil, err
 		}
+		if req.RecursiveReadOnly && !ProbeRRO() {
+			// The first word is CRI's contract.
+			return nil, errkind.New(errkind.FailedPrecondition,
+				"RROUnsupported: cannot mount %s recursively read-only: the kernel is older than 5.12", req.HostPath)
+		}
 		source, err := r.source(req.HostPath)
 		if err != nil {
 			return nil, err

@@ -55,9 +55,13 @@ func TestResolve(t *testing.T) {
 		t.Fatal(err)
 	}
 	missing := filepath.Join(dir, "not", "yet")
+	rro := "ro"
+	if ProbeRRO() {
+		rro = "rro"
+	}
 	got, err := Resolver{}.Resolve(context.Background(), []Request{
 		{ContainerPath: "/a//b/", HostPath: link, ReadOnly: true, Propagation: "private"},
-		{ContainerPath: "/rro", HostPath: target, ReadOnly: true, RecursiveReadOnly: true},
+		{ContainerPath: "/rro", HostPath: target, ReadOnly: true, RecursiveReadOnly: ProbeRRO()},
 		{ContainerPath: "/new", HostPath: missing},
 	})
 	if err != nil {
@@ -65,10 +69,10 @@ func TestResolve(t *testing.T) {
 	}
 	for i, want := range []struct {
 		place, source string
-		options        []string
+		options       []string
 	}{
 		{"/a/b", target, []string{"rbind", "ro", "rprivate"}},
-		{"/rro", target, []string{"rbind", "rro", "rprivate"}},
+		{"/rro", target, []string{"rbind", rro, "rprivate"}},
 		{"/new", missing, []string{"rbind", "rw", "rprivate"}},
 	} {
 		if m := got[i]; m.Destination != want.place || m.Source != want.source || m.Type != "bind" || !slices.Equal(m.Options, want.options) {
