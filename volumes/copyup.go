@@ -65,7 +65,7 @@ func CopyUp(ctx context.Context, rootfs, path, dst string) (err error) {
 // copier copies a tree by directory handles: no name is ever looked up
 // through a link that the tree contains.
 type copier struct {
-	ctx   context.Context  //nolint:containedctx // lives as long as one CopyUp
+	ctx   context.Context  // of one CopyUp
 	top   *os.File         // of the copy; owned by CopyUp
 	links map[inode]string // the first copy, below top, of what has hard links
 }

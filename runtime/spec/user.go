@@ -195,7 +195,7 @@ func number(kind, s string) (id uint32, numeric bool, err error) {
 	if err != nil {
 		return 0, true, errkind.New(errkind.InvalidArgument, "%s id %.32q is not in 0 to %d", kind, s, math.MaxInt32)
 	}
-	return uint32(n), true, nil //nolint:gosec // ParseInt of digits, in 31 bits
+	return uint32(n), true, nil
 }
 
 // strictNumber is number where a name cannot be.

@@ -160,14 +160,14 @@ func limit(file string) (*uint64, error) {
 	}
 	text := strings.TrimSpace(string(data))
 	if text == "max" {
-		return nil, nil //nolint:nilnil // no limit, and no error
+		return nil, nil // no limit, and no error
 	}
 	n, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	if n >= 1<<62 {
-		return nil, nil //nolint:nilnil // no limit, and no error
+		return nil, nil // no limit, and no error
 	}
 	return &n, nil
 }

@@ -117,10 +117,8 @@ func Hosts(hostname string, addrs []netip.Addr) ([]byte, error) {
 // checkHostname refuses what sethostname or a line of /etc/hosts cannot hold.
 // The kernel's HOST_NAME_MAX is 64.
 func checkHostname(s string) error {
-	bad := func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.' || r == '_')
-	}
-	if len(s) > 64 || strings.IndexFunc(s, bad) >= 0 {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._"
+	if len(s) > 64 || strings.Trim(s, letters) != "" {
 		return errkind.New(errkind.InvalidArgument, "%.80q is no host name: at most 64 letters, digits, dots and dashes", s)
 	}
 	return nil
