@@ -4,7 +4,6 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/imageservice"
-	"github.com/berth-runtime/berth/imageservice/registry"
 )
 
 // Image gives the message for an image; whether it is pinned depends on who
@@ -26,11 +25,11 @@ func Image(i imageservice.Image, pinned bool) *criv1.Image {
 }
 
 // Auth translates the credentials of a pull; nil is anonymous.
-func Auth(a *criv1.AuthConfig) *registry.Auth {
+func Auth(a *criv1.AuthConfig) *imageservice.Auth {
 	if a == nil {
 		return nil
 	}
-	return &registry.Auth{
+	return &imageservice.Auth{
 		Username:      a.Username,
 		Password:      a.Password,
 		Auth:          a.Auth,

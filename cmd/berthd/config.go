@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// config is the whole configuration: the defaults, then the file, then the
+// drop-ins in lexical order, then the flags. Each later one changes only what
+// it names. The comments are those of the sample, which is printed from here
+// (`berthd config default`), so they are the documentation.
+type config struct {
+	Root     string `toml:"root,commented" comment:"What must survive a reboot: images, records of pods and containers, logs\nof pods made by the command line."`
+	State    string `toml:"state,commented" comment:"What a reboot ends anyway: sockets, mount points, namespaces. Keep it on a\ntmpfs, and short: a socket path has at most 107 bytes."`
+	NetnsDir string `toml:"netns_dir,commented" comment:"Where the network namespaces of pods are pinned."`
+	LogLevel int    `toml:"log_level,commented" comment:"0 errors and warnings, 2 changes, 4 refusals, 5 every call."`
+
+	Cgroup  cgroupConfig  `toml:"cgroup" comment:"Control groups."`
+	Shim    shimConfig    `toml:"shim" comment:"The process that is the parent of containers and outlives the daemon."`
+	Network networkConfig `toml:"network" comment:"The embedded bridge network."`
+	Image   imageConfig   `toml:"image" comment:"Images."`
+	Volumes volumesConfig `toml:"volumes" comment:"Volumes."`
+}
+
+type cgroupConfig struct {
+	Driver string `toml:"driver,commented" comment:"\"systemd\" or \"cgroupfs\". Empty: systemd if it runs this machine. The\nkubelet asks and follows."`
+	Parent string `toml:"parent,commented" comment:"Parent of the pods that name none. The kubelet always names one."`
+}
+
+type shimConfig struct {
+	Group    string `toml:"group,commented" comment:"\"node\": one shim for all pods, which takes the least memory. \"pod\": one for\neach pod."`
+	Path     string `toml:"path,commented" comment:"Empty: berth-shim beside berthd."`
+	InitPath string `toml:"init_path,commented" comment:"First process of pods that share a PID namespace. Empty: berth-init beside\nberthd."`
+}
+
+type networkConfig struct {
+	Enabled      bool     `toml:"enabled,commented" comment:"Without it only pods on the host network can run."`
+	Bridge       string   `toml:"bridge,commented" comment:"Name of the bridge; at most 15 bytes."`
+	Subnets      []string `toml:"subnets,commented" comment:"Where pods get their addresses from: one subnet of a family, the primary\nfamily first."`
+	Masquerade   bool     `toml:"masquerade,commented" comment:"Let pods speak to the world with the node's address."`
+	MTU          int      `toml:"mtu,commented" comment:"0: that of the interface of the default route."`
+	SetIPForward bool     `toml:"set_ip_forward,commented" comment:"Switch forwarding on for the host. Without it the host must have it on."`
+}
+
+type imageConfig struct {
+	DefaultRegistry string   `toml:"default_registry,commented" comment:"Registry of a reference that names none."`
+	CertsDirs       []string `toml:"certs_dirs,commented" comment:"Directories of <host>/hosts.toml: mirrors and certificates of registries."`
+	Pinned          []string `toml:"pinned,commented" comment:"Images that the kubelet's garbage collection is told to leave alone."`
+}
+
+type volumesConfig struct {
+	Strict bool `toml:"strict,commented" comment:"Refuse a host path that does not exist. Otherwise it becomes an empty\ndirectory."`
+}
+
+func defaultConfig() config {
+	return config{
+		Root: "/var/lib/berth", State: "/run/berth", NetnsDir: "/run/netns", LogLevel: 2,
+		Cgroup: cgroupConfig{Parent: "/berth"},
+		Shim:   shimConfig{Group: "node"},
+		Network: networkConfig{
+			Enabled: true, Bridge: "berth0", Masquerade: true, SetIPForward: true,
+			Subnets: []string{"10.94.0.0/16", "fd62:6572:7468::/64"},
+		},
+		Image: imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Pinned: []string{}},
+	}
+}
+
+// sampleConfig is the sample that is shipped: each key at its default and
+// commented out, so that a node keeps only what it changes.
+func sampleConfig() []byte {
+	var b bytes.Buffer
+	b.WriteString("# Configuration of berthd. Files in conf.d beside this one are read after it,\n" +
+		"# in lexical order; flags come last. The values here are the defaults.\n\n")
+	// The type is ours and has nothing that cannot be encoded.
+	_ = toml.NewEncoder(&b).SetIndentTables(false).Encode(defaultConfig())
+	return b.Bytes()
+}
+
+// validate refuses values that cannot work, naming the key.
+func (c *config) validate() error {
+	bad := func(key, format string, args ...any) error {
+		return fmt.Errorf("cannot use configuration: %s: %s", key, fmt.Sprintf(format, args...))
+	}
+	for key, path := range map[string]string{"root": c.Root, "state": c.State, "netns_dir": c.NetnsDir} {
+		if !filepath.IsAbs(path) || filepath.Clean(path) == "/" {
+			return bad(key, "%q is not an absolute path of a directory of its own", path)
+		}
+	}
+	if within(c.Root, c.State) || within(c.State, c.Root) {
+		return bad("state", "%s and root %s lie in one another", c.State, c.Root)
+	}
+	if !slices.Contains([]string{"", "systemd", "cgroupfs"}, c.Cgroup.Driver) {
+		return bad("cgroup.driver", "%q is not systemd or cgroupfs", c.Cgroup.Driver)
+	}
+	if !slices.Contains([]string{"node", "pod"}, c.Shim.Group) {
+		return bad("shim.group", "%q is not node or pod", c.Shim.Group)
+	}
+	if c.LogLevel < 0 {
+		return bad("log_level", "%d is negative", c.LogLevel)
+	}
+	if key, why := c.Network.wrong(); why != "" {
+		return bad("network."+key, "%s", why)
+	}
+	for _, dir := range c.Image.CertsDirs {
+		if !filepath.IsAbs(dir) {
+			return bad("image.certs_dirs", "%q is not an absolute path", dir)
+		}
+	}
+	return nil
+}
+
+// wrong names the key that cannot work, and why.
+func (n *networkConfig) wrong() (key, why string) {
+	if !n.Enabled {
+		return "", ""
+	}
+	if n.Bridge == "" || len(n.Bridge) > 15 || strings.ContainsAny(n.Bridge, "/ \t\n:") {
+		return "bridge", fmt.Sprintf("%q cannot be the name of an interface", n.Bridge)
+	}
+	if n.MTU < 0 || n.MTU > 65535 {
+		return "mtu", fmt.Sprintf("%d is not between 0 and 65535", n.MTU)
+	}
+	nets, err := n.prefixes()
+	if err != nil {
+		return "subnets", err.Error()
+	}
+	if len(nets) == 0 {
+		return "subnets", "there is none"
+	}
+	if len(nets) > 2 || len(nets) == 2 && nets[0].Addr().Is4() == nets[1].Addr().Is4() {
+		return "subnets", "there is more than one of a family"
+	}
+	return "", ""
+}
+
+// prefixes are the subnets, parsed.
+func (n *networkConfig) prefixes() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, s := range n.Subnets {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a subnet such as 10.94.0.0/16", s)
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
+}
+
+// within tells whether path is dir or lies below it.
+func within(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
+}

@@ -1,0 +1,53 @@
+// Command berthd is the daemon: it reads its configuration, builds every
+// object in one visible place (wire.go), recovers what a run before left, and
+// then serves CRI and the admin service on two sockets.
+//
+// It may be killed at any instant. Containers, their logs and their exit codes
+// do not depend on it; the next start finds them.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/runtime/pod"
+)
+
+// version is set by the linker.
+var version = "0.1.0"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "berthd:", err)
+		os.Exit(1)
+	}
+}
+
+// run does what the arguments say: one of the commands that only print, or
+// the daemon itself until ctx ends.
+func run(ctx context.Context, args []string, out io.Writer) error {
+	switch strings.Join(args, " ") {
+	case "config default":
+		_, err := out.Write(sampleConfig())
+		return err
+	case "steps":
+		_, err := fmt.Fprintln(out, strings.Join(pod.StepNames(), "\n"))
+		return err
+	case "version":
+		_, err := fmt.Fprintln(out, version)
+		return err
+	}
+	cfg, err := parseArgs(args, out)
+	if err != nil || cfg == nil {
+		return err
+	}
+	return serve(ctx, *cfg)
+}

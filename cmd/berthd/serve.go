@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
+
+	"github.com/berth-runtime/berth/cri"
+)
+
+// The names of the sockets in the state directory: one for people, which
+// shows every pod, and the kubelet's, which shows the pods made through it.
+const (
+	berthSocket   = "berth.sock"
+	kubeletSocket = "kubelet.sock"
+)
+
+// stopPatience is how long calls under way may take to end at a stop. Event
+// streams never end by themselves, so it is always used up while one is open.
+const stopPatience = 3 * time.Second
+
+// serve is the daemon from its locks to its end. Everything is recovered
+// before a socket opens, so who can connect sees the truth.
+func serve(ctx context.Context, cfg config) (err error) {
+	logger := setUpProcess(cfg)
+	ctx = klog.NewContext(ctx, logger)
+	for _, dir := range []string{cfg.Root, cfg.State} {
+		lock, err := lockDir(dir)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = lock.Close() }()
+	}
+	d, err := build(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
+	if err := d.pods.Recover(ctx); err != nil {
+		return err
+	}
+
+	servers := map[string]*grpc.Server{berthSocket: d.berthServer(), kubeletSocket: d.kubeletServer()}
+	failed := make(chan error, len(servers))
+	listeners := make(map[string]net.Listener)
+	for name := range servers {
+		ln, err := listen(ctx, filepath.Join(cfg.State, name))
+		if err != nil {
+			closeAll(listeners)
+			return err
+		}
+		listeners[name] = ln
+	}
+	for name, s := range servers {
+		go func() { failed <- s.Serve(listeners[name]) }()
+	}
+	notify(logger, "READY=1")
+	logger.Info("Ready", "version", version, "root", cfg.Root, "state", cfg.State)
+
+	select {
+	case <-ctx.Done():
+		logger.Info("Stopping; containers go on")
+	case err = <-failed:
+	}
+	notify(logger, "STOPPING=1")
+	for _, s := range servers {
+		stopServer(s)
+	}
+	return err
+}
+
+// stopServer lets calls end, then ends them.
+func stopServer(s *grpc.Server) {
+	t := time.AfterFunc(stopPatience, s.Stop)
+	defer t.Stop()
+	s.GracefulStop()
+}
+
+func closeAll(listeners map[string]net.Listener) {
+	for _, ln := range listeners {
+		_ = ln.Close()
+	}
+}
+
+// setUpProcess sets what the whole process has one of.
+func setUpProcess(cfg config) klog.Logger {
+	var level klog.Level
+	_ = level.Set(strconv.Itoa(cfg.LogLevel)) // a number always parses
+	if os.Getenv("GOGC") == "" {
+		// The heap is a few megabytes and calls are few: memory at rest counts
+		// for more than the time of the collector.
+		debug.SetGCPercent(50)
+	}
+	return klog.Background()
+}
+
+// berthServer serves berth.sock: CRI over all pods, and the admin service.
+func (d *daemon) berthServer() *grpc.Server {
+	s := grpc.NewServer(cri.ServerOptions()...)
+	d.all.Register(s)
+	d.admin.Register(s)
+	return s
+}
+
+// kubeletServer serves kubelet.sock: CRI over the pods made through it.
+func (d *daemon) kubeletServer() *grpc.Server {
+	s := grpc.NewServer(cri.ServerOptions()...)
+	d.kubelet.Register(s)
+	return s
+}

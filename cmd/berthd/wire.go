@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/berth-runtime/berth/cri"
+	"github.com/berth-runtime/berth/cri/admin"
+	"github.com/berth-runtime/berth/cri/admin/api"
+	"github.com/berth-runtime/berth/imageservice"
+	"github.com/berth-runtime/berth/runtime/network"
+	"github.com/berth-runtime/berth/runtime/pod"
+	"github.com/berth-runtime/berth/runtime/state"
+	"github.com/berth-runtime/berth/volumes"
+)
+
+// daemon is every object that lives as long as the process.
+type daemon struct {
+	images  *imageservice.Service
+	pods    *pod.Table
+	all     *cri.Server // the view of berth.sock
+	kubelet *cri.Server // the view of kubelet.sock
+	admin   *admin.Server
+}
+
+// build makes every object, once, and connects them. Nothing runs yet: the
+// caller recovers and then opens the sockets.
+func build(ctx context.Context, cfg config) (*daemon, error) {
+	bootID, err := state.BootID()
+	if err != nil {
+		return nil, err
+	}
+	driver := cgroupDriver(cfg.Cgroup.Driver)
+	imageRoot := filepath.Join(cfg.Root, "images")
+	images, err := imageservice.Open(ctx, imageservice.Config{
+		Root:            imageRoot,
+		DefaultRegistry: cfg.Image.DefaultRegistry,
+		CertsDirs:       cfg.Image.CertsDirs,
+		Pinned:          cfg.Image.Pinned,
+		BootID:          bootID,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the image store: %w", err)
+	}
+	net, err := buildNetwork(cfg.Network)
+	if err != nil {
+		return nil, errors.Join(err, images.Close())
+	}
+	pods, err := pod.New(pod.Config{
+		Root:          cfg.Root,
+		State:         cfg.State,
+		NetnsDir:      cfg.NetnsDir,
+		CgroupParent:  cfg.Cgroup.Parent,
+		SystemdCgroup: driver == driverSystemd,
+		BootID:        bootID,
+		InitPath:      besideSelf(cfg.Shim.InitPath, "berth-init"),
+		Shim: pod.ShimConfig{
+			Group:   pod.ShimGroup(cfg.Shim.Group),
+			Binary:  besideSelf(cfg.Shim.Path, "berth-shim"),
+			LogFile: filepath.Join(cfg.State, "shim.log"),
+		},
+		Images:  podImages{Service: images, root: imageRoot},
+		Volumes: podVolumes{volumes.Resolver{Strict: cfg.Volumes.Strict}},
+		Network: net,
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot open the records of pods: %w", err), images.Close())
+	}
+
+	view := func(v pod.View) *cri.Server {
+		return cri.New(cri.Config{
+			View:              v,
+			Pods:              pods,
+			Images:            images,
+			RuntimeName:       "berth",
+			Version:           version,
+			CgroupDriver:      driver,
+			RecursiveReadOnly: volumes.ProbeRRO(),
+			NetworkStatus:     net.Status,
+			ConfigJSON:        func() string { return statusConfig(cfg, driver) },
+		})
+	}
+	return &daemon{
+		images:  images,
+		pods:    pods,
+		all:     view(pod.ViewAll),
+		kubelet: view(pod.ViewKubelet),
+		admin: admin.New(admin.Config{
+			Pods:   pods,
+			Images: images,
+			Steps:  pod.StepNames(),
+			Info: func(context.Context) api.Info {
+				return api.Info{
+					Version: version, Root: cfg.Root, State: cfg.State, LogRoot: pods.LogRoot(), ShimGroup: cfg.Shim.Group,
+					Pids: api.Pids{Daemon: os.Getpid()}, BootID: bootID, CgroupDriver: driver,
+				}
+			},
+		}),
+	}, nil
+}
+
+// close ends the daemon's part. Containers and their shims go on.
+func (d *daemon) close() error {
+	d.pods.Close()
+	return d.images.Close()
+}
+
+func buildNetwork(cfg networkConfig) (network.Network, error) {
+	if !cfg.Enabled {
+		return offline{}, nil
+	}
+	return nil, errors.New("cannot build the bridge network: it is not in this build")
+}
+
+const (
+	driverSystemd  = "systemd"
+	driverCgroupfs = "cgroupfs"
+)
+
+// cgroupDriver is the configured driver, else the one that fits the machine
+// (sd_booted(3)).
+func cgroupDriver(configured string) string {
+	if configured != "" {
+		return configured
+	}
+	if st, err := os.Stat("/run/systemd/system"); err == nil && st.IsDir() {
+		return driverSystemd
+	}
+	return driverCgroupfs
+}
+
+// besideSelf is the configured path, else that of name beside our own binary,
+// so that a build runs from where it was made.
+func besideSelf(configured, name string) string {
+	if configured != "" {
+		return configured
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return name // found on PATH or reported when it is needed
+	}
+	return filepath.Join(filepath.Dir(self), name)
+}
+
+// statusConfig is the configuration as verbose status shows it.
+func statusConfig(cfg config, driver string) string {
+	b, err := json.Marshal(map[string]any{
+		"rootDir":       cfg.Root,
+		"stateDir":      cfg.State,
+		"netnsDir":      cfg.NetnsDir,
+		"cgroupDriver":  driver,
+		"shimGroup":     cfg.Shim.Group,
+		"networkBridge": cfg.Network.Bridge,
+	})
+	if err != nil {
+		return "{}"
+	}
+	return string(b)
+}
