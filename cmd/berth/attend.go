@@ -94,7 +94,8 @@ func again(ctx context.Context, do func() (progress bool, err error)) error {
 	var since time.Time
 	for {
 		progress, err := do()
-		if status.Code(err) != codes.Unavailable {
+		// A daemon that is told to end cancels its calls before it hangs up.
+		if c := status.Code(err); c != codes.Unavailable && c != codes.Canceled || ctx.Err() != nil {
 			return err
 		}
 		if now := time.Now(); progress || since.IsZero() {

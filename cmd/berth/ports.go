@@ -36,11 +36,11 @@ func parsePorts(specs []string) ([]*criv1.PortMapping, error) {
 func parsePort(s string) ([]*criv1.PortMapping, error) {
 	const form = "write [HOSTIP:]HOST:CONTAINER[/tcp|udp|sctp], for example -p 8080:80 or -p 127.0.0.1:5353:53/udp"
 
-	rest, protoName, _ := strings.Cut(s, "/")
-	if strings.HasSuffix(s, "/") {
-		return nil, portProblem(s, "the protocol after the slash is missing", form)
+	rest, protoName, named := strings.Cut(s, "/")
+	if !named {
+		protoName = "tcp"
 	}
-	proto, ok := protocols[protoName]
+	proto, ok := criv1.Protocol_value[strings.ToUpper(protoName)]
 	if !ok {
 		return nil, portProblem(s, fmt.Sprintf("there is no protocol %q", protoName), form)
 	}
@@ -72,18 +72,10 @@ func parsePort(s string) ([]*criv1.PortMapping, error) {
 	var out []*criv1.PortMapping
 	for i := int32(0); i <= last-first; i++ {
 		out = append(out, &criv1.PortMapping{
-			Protocol: proto, HostIp: ip, HostPort: hostFirst + i, ContainerPort: first + i,
+			Protocol: criv1.Protocol(proto), HostIp: ip, HostPort: hostFirst + i, ContainerPort: first + i,
 		})
 	}
 	return out, nil
-}
-
-// protocols by the name a person writes; none means TCP.
-var protocols = map[string]criv1.Protocol{
-	"":     criv1.Protocol_TCP,
-	"tcp":  criv1.Protocol_TCP,
-	"udp":  criv1.Protocol_UDP,
-	"sctp": criv1.Protocol_SCTP,
 }
 
 // hostIP checks the address part of a published port; empty means every

@@ -51,6 +51,9 @@ func why(what string, err error) string {
 	if errors.Is(err, context.Canceled) || status.Code(err) == codes.Canceled {
 		return "it was interrupted"
 	}
+	if gone(err) {
+		return "the daemon went away meanwhile"
+	}
 	msg := err.Error()
 	if st, ok := status.FromError(err); ok {
 		msg = st.Message()
@@ -61,6 +64,14 @@ func why(what string, err error) string {
 		return "the daemon gave no reason"
 	}
 	return msg
+}
+
+// gone tells whether the connection broke, rather than the daemon saying that
+// something else cannot be reached. gRPC has one code for both.
+func gone(err error) bool {
+	msg := status.Convert(err).Message()
+	return status.Code(err) == codes.Unavailable &&
+		(strings.Contains(msg, "connection error") || strings.Contains(msg, "error reading from server") || strings.Contains(msg, "closing transport"))
 }
 
 // advice is what helps against a class of failure when the verb knows nothing
