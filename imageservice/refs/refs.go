@@ -10,6 +10,7 @@ package refs
 import (
 	"encoding/hex"
 	"net"
+	"strconv"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -47,6 +48,10 @@ func Parse(s, defaultHost string) (Ref, error) {
 		host = defaultHost
 	}
 	host = canonicalHost(host)
+	if !isHost(host) {
+		// It would be read as part of the path when the full form is parsed.
+		return Ref{}, invalid(s, strconv.Quote(host)+" is not a host")
+	}
 	if host == DockerHub && !strings.Contains(rest, "/") {
 		rest = hubNamespace + rest
 	}
@@ -119,11 +124,13 @@ func IsLoopback(host string) bool {
 // has a dot or a colon, is "localhost", or has upper case.
 func splitHost(s string) (host, rest string) {
 	first, after, found := strings.Cut(s, "/")
-	if found && (strings.ContainsAny(first, ".:") || first == "localhost" || strings.ToLower(first) != first) {
+	if found && (isHost(first) || strings.ToLower(first) != first) {
 		return first, after
 	}
 	return "", s
 }
+
+func isHost(s string) bool { return strings.ContainsAny(s, ".:") || s == "localhost" }
 
 // canonicalHost gives the one name of a host that has several.
 func canonicalHost(host string) string {

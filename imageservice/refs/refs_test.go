@@ -61,7 +61,7 @@ func TestParseKeepsTagBesideDigest(t *testing.T) {
 func TestParseRefuses(t *testing.T) {
 	t.Parallel()
 	for _, in := range []string{
-		"", "/", "busybox:", "Busybox", "busy box", "docker.io/", "../etc:5/passwd", "https://quay.io/web",
+		"", "/", "busybox:", "Busybox", "Host/web", "busy box", "docker.io/", "../etc:5/passwd", "https://quay.io/web",
 		hex64, dgst.String(), "sha256:abcdef", "busybox@sha256:abc", "a//b", "a/../b", "web@sha512:" + hex64 + hex64,
 		"quay.io/" + strings.Repeat("x", 300), "user@quay.io/web",
 	} {
@@ -86,6 +86,7 @@ func TestIsLoopback(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add("busybox:1@"+dgst.String(), "")
 	f.Add("LOCALHOST:5000/a", "quay.io")
+	f.Add("web", "nodots")
 	f.Fuzz(func(t *testing.T, s, host string) {
 		r, err := refs.Parse(s, host)
 		if err != nil {

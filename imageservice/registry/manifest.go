@@ -115,7 +115,7 @@ func (e *endpoint) manifest(ctx context.Context, path, name string, want digest.
 
 // classify says what a manifest is. What would be read differently depending
 // on which of header, mediaType and fields one believes is refused, lest two
-// runtimes see two images under one digest (GHSA-mc8v-mgrf-8f4m).
+// runtimes see two images under one digest (GHSA-5j5w-g665-5m35).
 func classify(header string, body []byte) (string, error) {
 	var doc struct {
 		MediaType string          `json:"mediaType"`
