@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/berth-runtime/berth/cri/admin/api"
 	"github.com/berth-runtime/berth/imageservice"
 	"github.com/berth-runtime/berth/runtime/network"
+	"github.com/berth-runtime/berth/runtime/network/bridge"
 	"github.com/berth-runtime/berth/runtime/pod"
 	"github.com/berth-runtime/berth/runtime/state"
 	"github.com/berth-runtime/berth/volumes"
@@ -113,7 +115,14 @@ func buildNetwork(cfg networkConfig) (network.Network, error) {
 	if !cfg.Enabled {
 		return offline{}, nil
 	}
-	return nil, errors.New("cannot build the bridge network: it is not in this build")
+	subnets := make([]netip.Prefix, len(cfg.Subnets))
+	for i, text := range cfg.Subnets {
+		var err error
+		if subnets[i], err = netip.ParsePrefix(text); err != nil {
+			return nil, fmt.Errorf("cannot parse network.subnets: %w", err)
+		}
+	}
+	return bridge.New(bridge.Config{Name: cfg.Bridge, Subnets: subnets, MTU: cfg.MTU, Masquerade: cfg.Masquerade, SetIPForward: cfg.SetIPForward})
 }
 
 const (

@@ -183,9 +183,6 @@ func logPath(dir, path string) (string, error) {
 	return filepath.Join(dir, path), nil
 }
 
-// maxAccounts bounds what is read of an image's passwd and group files.
-const maxAccounts = 1 << 20
-
 // resolveUser reads the image's accounts through a handle on its root.
 func (t *Table) resolveUser(c *container) (spec.User, error) {
 	var files [2]*os.File

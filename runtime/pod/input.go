@@ -106,9 +106,13 @@ func (t *Table) containerMounts(ctx context.Context, c *container) ([]specs.Moun
 	for _, m := range asked {
 		covered[filepath.Clean(m.Destination)] = true
 	}
-	for i, path := range rec.Image.Volumes {
-		clean := filepath.Join("/", path)
-		if clean == "/" || covered[clean] {
+	// What an image declares must not cover what the runtime mounts.
+	volumes, err := spec.VolumePaths(&rec.Image)
+	if err != nil {
+		return nil, err
+	}
+	for i, clean := range volumes {
+		if covered[clean] {
 			continue
 		}
 		dst := filepath.Join(t.volumeDir(c.id), strconv.Itoa(i))
@@ -202,12 +206,13 @@ func (t *Table) seccomp(sec *spec.Security) (*specs.LinuxSeccomp, error) {
 	return spec.ParseSeccompFile(b, caps)
 }
 
-// reader makes a reader of a file that may be absent.
+// reader makes a reader of a file that may be absent. spec.ResolveUser bounds
+// what it reads.
 func reader(f *os.File) io.Reader {
 	if f == nil {
 		return nil
 	}
-	return io.LimitReader(f, maxAccounts)
+	return f
 }
 
 // signalName normalises "term", "SIGTERM" or "15" to "SIGTERM".

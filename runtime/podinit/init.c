@@ -1,7 +1,11 @@
+//go:build ignore
+
+// The line above is for the go command, which refuses C files without cgo.
 // The first process of a pod whose containers share a PID namespace. It reaps
 // what the containers leave behind and otherwise sleeps. It runs from an empty
 // read-only root, as nobody, without capabilities; so it opens, allocates and
-// writes nothing.
+// writes nothing. When it ends, the kernel ends every process of the
+// namespace: its death is the pod's.
 
 #include <signal.h>
 #include <stddef.h>

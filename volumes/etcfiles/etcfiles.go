@@ -50,10 +50,10 @@ func Write(dir string, f Files) error {
 	return nil
 }
 
-// ResolvConf renders d. If d is nil or says nothing, the pod resolves as the
-// host does: the result is host, the content of the host's file.
+// ResolvConf renders d, exactly: an empty d is an empty file. If d is nil, the
+// pod resolves as the host does: the result is host, the content of its file.
 func ResolvConf(d *DNS, host []byte) ([]byte, error) {
-	if d == nil || len(d.Servers)+len(d.Searches)+len(d.Options) == 0 {
+	if d == nil {
 		return host, nil
 	}
 	var b bytes.Buffer

@@ -12,9 +12,9 @@ import (
 
 func TestResolvConf(t *testing.T) {
 	t.Parallel()
-	for _, d := range []*DNS{nil, {}} {
-		if got, err := ResolvConf(d, []byte("host")); err != nil || string(got) != "host" {
-			t.Errorf("%v: %q, %v, want the host's", d, got, err)
+	for want, d := range map[string]*DNS{"host": nil, "": {}} {
+		if got, err := ResolvConf(d, []byte("host")); err != nil || string(got) != want {
+			t.Errorf("%v: %q, %v, want %q", d, got, err, want)
 		}
 	}
 	got, err := ResolvConf(&DNS{
