@@ -1,0 +1,209 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/runtime/crilog"
+	"github.com/berth-runtime/berth/runtime/shimrpc"
+	"github.com/berth-runtime/berth/runtime/sys/cgroup"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/pidfd"
+)
+
+// container is one container that has been created or adopted.
+type container struct {
+	shimrpc.Create // as asked for; Console is not used
+
+	lc        *libcontainer.Container
+	cgroup    string // from the root of the hierarchies
+	sharedPID bool   // its first process is not the init of a PID namespace
+	init      pidfd.Process
+	pidfd     *os.File // of init; non-blocking, in the poller
+
+	mu      sync.Mutex
+	log     *crilog.Writer // guarded by mu; nil: output is discarded, or the log is closed
+	stdin   *os.File       // guarded by mu; keeps the stdin FIFO open for writing
+	tty     *os.File       // guarded by mu; the pty's master, nil when it ended
+	streams []*stream      // set before the container is in the table
+
+	ended chan struct{}  // closed when exit is set
+	exit  shimrpc.Exited // valid when ended is closed
+}
+
+// reopenLog follows a rotation of the log.
+func (s *server) reopenLog(id string) error {
+	c, err := s.find(id)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.isEnded():
+		// A new file would be left behind by the kubelet, which removes the
+		// logs of a container that has ended only with the container.
+		return errkind.New(errkind.FailedPrecondition, "cannot reopen the log of container %s: it has ended", id)
+	case c.log == nil:
+		return nil
+	}
+	return c.log.Reopen()
+}
+
+// endStdin gives up the shim's end of the stdin FIFO. Its absence from the
+// bundle tells a later shim that there is nothing to keep open.
+func (s *server) endStdin(id string) error {
+	c, err := s.find(id)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stdin == nil {
+		return nil
+	}
+	err = os.Remove(filepath.Join(c.Bundle, shimrpc.StdinFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot end stdin of container %s: %w", id, err)
+	}
+	_ = c.stdin.Close()
+	c.stdin = nil
+	return nil
+}
+
+// console returns a descriptor of the pty's master that the caller closes.
+func (s *server) console(id string) (*os.File, error) {
+	c, err := s.find(id)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.tty == nil {
+		return nil, errkind.New(errkind.FailedPrecondition, "cannot open the terminal of container %s: it has none", id)
+	}
+	return duplicate(c.tty)
+}
+
+// isEnded tells whether the exit has been published.
+func (c *container) isEnded() bool {
+	select {
+	case <-c.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// isDead tells whether init has ended, whoever knows it already.
+func (c *container) isDead() bool {
+	if c.pidfd == nil {
+		return true
+	}
+	dead, err := readable(c.pidfd)
+	return err == nil && dead
+}
+
+// deadline bounds how long delete waits for killed processes, and for the
+// exit to be published after that.
+const deadline = 15 * time.Second
+
+// delete kills what is left of the container and removes what libcontainer
+// and the shim hold of it. The bundle is the caller's, exit.json included.
+func (s *server) delete(id string) error {
+	unlock := s.ids.Lock(id)
+	defer unlock()
+	c, err := s.find(id)
+	if err != nil {
+		return s.deleteUnknown(id)
+	}
+	if c.pidfd != nil {
+		if err := c.init.Signal(unix.SIGKILL); err != nil {
+			return fmt.Errorf("cannot kill container %s: %w", id, err)
+		}
+	}
+	if err := cgroup.Kill(c.cgroup, unix.SIGKILL); err != nil {
+		return fmt.Errorf("cannot delete container %s: %w", id, err)
+	}
+	select {
+	case <-c.ended:
+	case <-time.After(deadline):
+		return errkind.New(errkind.DeadlineExceeded, "cannot delete container %s: process %d has not ended %s after it was killed", id, c.init.Pid, deadline)
+	}
+	if err := c.lc.Destroy(); err != nil {
+		return fmt.Errorf("cannot delete container %s: %w", id, err)
+	}
+	c.release()
+	s.mu.Lock()
+	delete(s.containers, id)
+	s.mu.Unlock()
+	return nil
+}
+
+// deleteUnknown removes what an earlier shim left of a container that nobody
+// adopted.
+func (s *server) deleteUnknown(id string) error {
+	if s.root == "" || filepath.Base(id) != id || id == "." || id == ".." {
+		return nil
+	}
+	dir := filepath.Join(s.root, id)
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	lc, err := libcontainer.Load(s.root, id)
+	if err != nil {
+		// Killed between making the directory and writing the state: the
+		// cgroup has a name that the daemon knows, the directory only this.
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("cannot delete container %s: %w", id, err)
+		}
+		return nil
+	}
+	group, err := cgroupOf(lc)
+	if err == nil {
+		err = cgroup.Kill(group, unix.SIGKILL)
+	}
+	if err == nil {
+		err = lc.Destroy()
+	}
+	if err != nil {
+		return fmt.Errorf("cannot delete container %s: %w", id, err)
+	}
+	return nil
+}
+
+// release closes and removes what the shim itself made for the container.
+func (c *container) release() {
+	c.closeStdio()
+	if c.pidfd != nil {
+		_ = c.pidfd.Close()
+	}
+	for _, name := range []string{shimrpc.StdinFile, shimrpc.StdoutFile, shimrpc.StderrFile} {
+		_ = os.Remove(filepath.Join(c.Bundle, name))
+	}
+}
+
+// closeStdio closes the descriptors of stdio and the log.
+func (c *container) closeStdio() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, st := range c.streams {
+		_ = st.f.Close()
+	}
+	if c.stdin != nil {
+		_ = c.stdin.Close()
+		c.stdin = nil
+	}
+	c.tty = nil // it is the stream's file, which is closed
+	if c.log != nil {
+		_ = c.log.Close()
+		c.log = nil
+	}
+}

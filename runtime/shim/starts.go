@@ -1,0 +1,73 @@
+package shim
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// starts knows which children are ours to wait for.
+//
+// libcontainer's init is cloned by a helper with CLONE_PARENT, so a start that
+// fails early leaves a zombie child whose pid nobody was told. Such a zombie
+// is recognised when no start is under way: it is then a child that nobody
+// waits for.
+type starts struct {
+	mu    sync.Mutex
+	n     int              // guarded by mu; starts under way
+	dirty bool             // guarded by mu; one of them has failed
+	pids  map[int]struct{} // guarded by mu; children that somebody waits for
+}
+
+func (s *starts) begin() {
+	s.mu.Lock()
+	s.n++
+	s.mu.Unlock()
+}
+
+// done ends what begin began: with the pid of the new child, which is owned
+// until reaped is called for it, or 0 after a failure.
+func (s *starts) done(pid int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.n--
+	if pid > 0 {
+		s.pids[pid] = struct{}{}
+	} else {
+		s.dirty = true
+	}
+	if s.n == 0 && s.dirty {
+		s.dirty = false
+		s.reapLocked()
+	}
+}
+
+// reaped tells that pid, of a former done, has been waited for.
+func (s *starts) reaped(pid int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.pids, pid)
+}
+
+func (s *starts) reapLocked() {
+	lists, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, l := range lists {
+		b, err := os.ReadFile(l)
+		if err != nil {
+			continue // the thread has ended; its children are in another's list
+		}
+		for f := range strings.FieldsSeq(string(b)) {
+			pid, err := strconv.Atoi(f)
+			if err != nil {
+				continue
+			}
+			if _, ours := s.pids[pid]; !ours {
+				_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+			}
+		}
+	}
+}

@@ -1,0 +1,88 @@
+package shim
+
+import (
+	"fmt"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// update changes limits of a running container; what the file does not set
+// stays as it is.
+func (s *server) update(id, file string) error {
+	unlock := s.ids.Lock(id)
+	defer unlock()
+	c, err := s.find(id)
+	if err != nil {
+		return err
+	}
+	var r specs.LinuxResources
+	if err := readJSON(file, &r); err != nil {
+		return fmt.Errorf("cannot update container %s: %w", id, err)
+	}
+	config := c.lc.Config()
+	group, res := *config.Cgroups, *config.Cgroups.Resources
+	apply(&res, &r)
+	// The devices stay as they are: a plug-in may have changed them.
+	res.SkipDevices = true
+	group.Resources = &res
+	config.Cgroups = &group
+	err = c.lc.Set(config)
+	// Start refuses a container with the flag set, and an exec is a Start.
+	res.SkipDevices = false
+	if err != nil {
+		return classify(fmt.Errorf("cannot update container %s: %w", id, err), err)
+	}
+	return nil
+}
+
+func apply(res *cgroups.Resources, r *specs.LinuxResources) {
+	if cpu := r.CPU; cpu != nil {
+		set(&res.CpuShares, cpu.Shares)
+		set(&res.CpuQuota, cpu.Quota)
+		set(&res.CpuPeriod, cpu.Period)
+		set(&res.CpuRtRuntime, cpu.RealtimeRuntime)
+		set(&res.CpuRtPeriod, cpu.RealtimePeriod)
+		if cpu.Burst != nil {
+			res.CpuBurst = cpu.Burst
+		}
+		if cpu.Idle != nil {
+			res.CPUIdle = cpu.Idle
+		}
+		if cpu.Shares != nil {
+			res.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(*cpu.Shares)
+		}
+		if cpu.Cpus != "" {
+			res.CpusetCpus = cpu.Cpus
+		}
+		if cpu.Mems != "" {
+			res.CpusetMems = cpu.Mems
+		}
+	}
+	if mem := r.Memory; mem != nil {
+		set(&res.Memory, mem.Limit)
+		set(&res.MemoryReservation, mem.Reservation)
+		set(&res.MemorySwap, mem.Swap)
+		set(&res.MemoryCheckBeforeUpdate, mem.CheckBeforeUpdate)
+		if mem.Limit != nil && *mem.Limit == -1 && mem.Swap == nil {
+			// No swap limit without a memory limit.
+			res.MemorySwap = 0
+		}
+	}
+	if r.Pids != nil && r.Pids.Limit != nil {
+		res.PidsLimit = r.Pids.Limit
+	}
+	for _, h := range r.HugepageLimits {
+		res.HugetlbLimit = append(res.HugetlbLimit, &cgroups.HugepageLimit{Pagesize: h.Pagesize, Limit: h.Limit})
+	}
+	if len(r.Unified) > 0 {
+		res.Unified = r.Unified
+	}
+}
+
+// set stores *v if there is one.
+func set[T any](dst *T, v *T) {
+	if v != nil {
+		*dst = *v
+	}
+}
