@@ -76,8 +76,8 @@ test: ## every lane: lint, unit, root (with -race), e2e; installs what lacks (ro
 lint: ## gofmt, go vet, and golangci-lint where it is installed
 	@unformatted="$$(gofmt -l cmd cri hack imageservice runtime volumes)"; \
 	  if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
-	CGO_ENABLED=0 $(GO) vet ./...
-	CGO_ENABLED=0 $(GO) vet -tags failpoint ./runtime/... ./cmd/berthd
+	CGO_ENABLED=1 $(GO) vet -tags "$(SHIM_TAGS)" ./...
+	CGO_ENABLED=0 $(GO) vet -tags failpoint ./runtime/sys/fail ./cmd/berthd
 	CGO_ENABLED=0 $(GO) vet -tags e2e,crash ./hack/...
 	@if command -v golangci-lint >/dev/null; then golangci-lint run ./...; fi
 
