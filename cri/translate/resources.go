@@ -3,14 +3,18 @@ package translate
 import (
 	"maps"
 	"slices"
+	"strconv"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/runtime/spec"
 )
 
-// Resources translates limits verbatim; nil is all unset. CRI has no pids
-// limit: the kubelet sets that on the pod's own cgroup.
+// pidsMax is the unified key that stands for a pids limit: CRI has no field of
+// its own, and this way it holds on cgroup v1 too.
+const pidsMax = "pids.max"
+
+// Resources translates limits verbatim; nil is all unset.
 func Resources(r *criv1.LinuxContainerResources) spec.Resources {
 	out := spec.Resources{
 		CPUPeriod:   r.GetCpuPeriod(),
@@ -22,6 +26,11 @@ func Resources(r *criv1.LinuxContainerResources) spec.Resources {
 		CpusetCPUs:  r.GetCpusetCpus(),
 		CpusetMems:  r.GetCpusetMems(),
 		Unified:     r.GetUnified(),
+	}
+	if n, err := strconv.ParseInt(out.Unified[pidsMax], 10, 64); err == nil && n > 0 {
+		out.PidsLimit = n
+		out.Unified = maps.Clone(out.Unified)
+		delete(out.Unified, pidsMax)
 	}
 	for _, h := range r.GetHugepageLimits() {
 		if out.Hugepages == nil {
@@ -45,6 +54,12 @@ func criResources(r spec.Resources) *criv1.LinuxContainerResources {
 		CpusetCpus:             r.CpusetCPUs,
 		CpusetMems:             r.CpusetMems,
 		Unified:                r.Unified,
+	}
+	if r.PidsLimit > 0 {
+		if out.Unified = maps.Clone(r.Unified); out.Unified == nil {
+			out.Unified = map[string]string{}
+		}
+		out.Unified[pidsMax] = strconv.FormatInt(r.PidsLimit, 10)
 	}
 	for _, size := range slices.Sorted(maps.Keys(r.Hugepages)) {
 		out.HugepageLimits = append(out.HugepageLimits, &criv1.HugepageLimit{PageSize: size, Limit: r.Hugepages[size]})
