@@ -63,9 +63,9 @@ type Lab struct {
 	conn     *grpc.ClientConn
 }
 
-// longestSocket is how much of a socket's path may follow State: a shim's
-// socket below a directory named by a pod's 64 digits.
-const longestSocket = 107 - 64 - 16
+// longestState is how long State may be: a unix socket's path ends at 107
+// bytes, and those of shims lie one directory below it.
+const longestState = 64
 
 // New makes the directories and the configuration of a lab.
 func New(o Options) (*Lab, error) {
@@ -83,8 +83,8 @@ func New(o Options) (*Lab, error) {
 		return nil, err
 	}
 	l.Root, l.State, l.Logs = filepath.Join(l.Dir, "root"), filepath.Join(l.Dir, "s"), filepath.Join(l.Dir, "logs")
-	if len(l.State) > longestSocket {
-		// A unix socket's path ends at 107 bytes. Close removes this directory too.
+	if len(l.State) > longestState {
+		// Outside the clone only where that is deep; Close removes it too.
 		l.State = filepath.Join("/tmp", l.Name)
 	}
 	l.Socket, l.Kubelet = filepath.Join(l.State, "berth.sock"), filepath.Join(l.State, "kubelet.sock")
