@@ -13,13 +13,13 @@ import (
 type Writer struct {
 	path string
 
-	mu  sync.Mutex
-	f   *os.File // guarded by mu; nil after Close
-	out []byte   // guarded by mu; scratch, kept only while it is small
+	mu sync.Mutex
+	f  *os.File // guarded by mu; nil after Close
 }
 
-// keepScratch bounds the scratch buffer that an idle log keeps, in bytes.
-const keepScratch = 1 << 10
+// scratch lends the buffer in which a write is composed, so that the logs of
+// many quiet containers hold none.
+var scratch = sync.Pool{New: func() any { return new([]byte) }}
 
 // Open opens the log at path for appending and creates it, with its missing
 // parent directories, where it is absent.
@@ -94,7 +94,9 @@ func (s *Sink) Write(p []byte) (int, error) {
 	defer w.mu.Unlock()
 	var room [len(time.RFC3339Nano)]byte
 	stamp := time.Now().UTC().AppendFormat(room[:0], time.RFC3339Nano)
-	out, n := w.out[:0], len(p)
+	buf := scratch.Get().(*[]byte)
+	defer scratch.Put(buf)
+	out, n := (*buf)[:0], len(p)
 	for {
 		i := bytes.IndexByte(p, '\n')
 		if i < 0 {
@@ -120,6 +122,7 @@ func (s *Sink) Write(p []byte) (int, error) {
 		// A copy: what p is a part of may be a large buffer, or another's.
 		s.rest = append([]byte(nil), p...)
 	}
+	*buf = out
 	return n, w.flush(out)
 }
 
@@ -143,7 +146,7 @@ func (s *Sink) Flush() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	stamp := time.Now().UTC().AppendFormat(nil, time.RFC3339Nano)
-	out := appendEntry(w.out[:0], stamp, s.name, true, s.rest)
+	out := appendEntry(nil, stamp, s.name, true, s.rest)
 	s.rest = nil
 	return w.flush(out)
 }
@@ -151,11 +154,6 @@ func (s *Sink) Flush() error {
 // flush writes out, which ends at the end of an entry. Where the disk takes
 // only a part, the torn entry at its end is taken back. The caller holds mu.
 func (w *Writer) flush(out []byte) error {
-	if cap(out) <= keepScratch {
-		w.out = out[:0]
-	} else {
-		w.out = nil
-	}
 	if len(out) == 0 {
 		return nil
 	}

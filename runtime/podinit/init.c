@@ -1,3 +1,5 @@
+//go:build ignore
+
 /*
  * berth-init is process 1 of a pod that shares a PID namespace. It adopts and
  * reaps what the pod's containers leave, and ends on SIGTERM or SIGINT; the
