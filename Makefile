@@ -74,7 +74,7 @@ test: ## every lane: lint, unit, root (with -race), e2e; installs what lacks (ro
 
 .PHONY: lint
 lint: ## gofmt, go vet, and golangci-lint where it is installed
-	@unformatted="$$(gofmt -l cmd cri hack imageservice runtime volumes)"; \
+	@unformatted="$$(find cmd cri hack imageservice runtime volumes -name '*.go' -not -path '$(CACHE)/*' -exec gofmt -l {} +)"; \
 	  if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
 	CGO_ENABLED=1 $(GO) vet -tags "$(SHIM_TAGS)" ./...
 	CGO_ENABLED=0 $(GO) vet -tags failpoint ./runtime/sys/fail ./cmd/berthd

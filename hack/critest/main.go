@@ -2,13 +2,12 @@
 // and prints how many passed, failed and were skipped.
 //
 // critest names one image by a digest that only its makers' registry can
-// serve. The constant is changed by a build overlay to the digest of our
-// stand-in: nothing of the module is copied into this repository.
+// serve. The constant is changed, in a copy of the module under hack/.cache
+// that is made at build time, to the digest of our stand-in.
 package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -77,23 +76,16 @@ func run(ctx context.Context) (err error) {
 // cache makes a second build quick.
 func build(ctx context.Context, clone, digest string) (string, error) {
 	tools, cache := filepath.Join(clone, "hack/tools"), filepath.Join(clone, "hack/.cache")
-	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module)
-	list.Dir = tools
-	dir, err := list.Output()
-	if err != nil || len(strings.TrimSpace(string(dir))) == 0 {
-		// Not in the module cache yet.
-		download := exec.CommandContext(ctx, "go", "mod", "download", module)
-		download.Dir = tools
-		if out, err := download.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("cannot download %s: %w: %s", module, err, out)
-		}
-		list = exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module)
-		list.Dir = tools
-		if dir, err = list.Output(); err != nil {
-			return "", fmt.Errorf("cannot find %s: %w", module, err)
-		}
+	dir, err := moduleDir(ctx, tools)
+	if err != nil {
+		return "", err
 	}
-	consts := filepath.Join(strings.TrimSpace(string(dir)), "pkg/validate/consts.go")
+	// A build overlay must not reach into the module cache, hence a copy.
+	patched := filepath.Join(cache, "cri-tools")
+	if err := errors.Join(os.RemoveAll(patched), os.CopyFS(patched, os.DirFS(dir))); err != nil {
+		return "", err
+	}
+	consts := filepath.Join(patched, "pkg/validate/consts.go")
 	text, err := os.ReadFile(consts)
 	if err != nil {
 		return "", err
@@ -101,26 +93,50 @@ func build(ctx context.Context, clone, digest string) (string, error) {
 	if !strings.Contains(string(text), pinnedDigest) {
 		return "", fmt.Errorf("%s no longer has the digest %s: adapt hack/critest", consts, pinnedDigest)
 	}
-	ours := filepath.Join(cache, "critest-consts.go")
-	if err := os.WriteFile(ours, []byte(strings.ReplaceAll(string(text), pinnedDigest, digest)), 0o644); err != nil {
+	// The module cache is read-only, and so is its copy.
+	text = []byte(strings.ReplaceAll(string(text), pinnedDigest, digest))
+	if err := errors.Join(os.Remove(consts), os.WriteFile(consts, text, 0o644)); err != nil {
 		return "", err
 	}
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {consts: ours}})
+	mod, err := os.ReadFile(filepath.Join(tools, "go.mod"))
 	if err != nil {
 		return "", err
 	}
-	overlayFile, binary := filepath.Join(cache, "critest-overlay.json"), filepath.Join(cache, "critest")
-	if err := os.WriteFile(overlayFile, overlay, 0o644); err != nil {
+	sum, err := os.ReadFile(filepath.Join(tools, "go.sum"))
+	if err != nil {
+		return "", err
+	}
+	modfile, binary := filepath.Join(cache, "critest.mod"), filepath.Join(cache, "critest")
+	mod = fmt.Appendf(mod, "\nreplace %s => %s\n", module, patched)
+	if err := errors.Join(os.WriteFile(modfile, mod, 0o644), os.WriteFile(filepath.Join(cache, "critest.sum"), sum, 0o644)); err != nil {
 		return "", err
 	}
 	fmt.Println("building critest (minutes the first time)")
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-overlay", overlayFile, "-o", binary, module+"/cmd/critest")
-	cmd.Dir = tools
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("cannot build critest: %w: %s", err, out)
+	if _, err := goTool(ctx, tools, "test", "-c", "-mod=mod", "-modfile", modfile, "-o", binary, module+"/cmd/critest"); err != nil {
+		return "", fmt.Errorf("cannot build critest: %w", err)
 	}
 	return binary, nil
+}
+
+// moduleDir is where Go keeps the pinned module, which it fetches if need be.
+func moduleDir(ctx context.Context, tools string) (string, error) {
+	if _, err := goTool(ctx, tools, "mod", "download", module); err != nil {
+		return "", fmt.Errorf("cannot download %s: %w", module, err)
+	}
+	return goTool(ctx, tools, "list", "-m", "-f", "{{.Dir}}", module)
+}
+
+func goTool(ctx context.Context, dir string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("go %s: %w: %s", args[0], err, stderr.String())
+	}
+	return strings.TrimSpace(string(out)), nil
 }
 
 var summary = regexp.MustCompile(`(\d+) Passed.*?\|.*?(\d+) Failed.*?\|.*?(\d+) Pending.*?\|.*?(\d+) Skipped`)
