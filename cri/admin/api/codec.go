@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc/encoding"
@@ -16,7 +17,9 @@ func (Codec) Name() string { return "json" }
 // Marshal encodes one message.
 func (Codec) Marshal(v any) ([]byte, error) {
 	if c, ok := v.(*Chunk); ok {
-		return c.Data, nil
+		// grpc sends later than SendMsg returns, and the caller reads the next
+		// chunk into the same buffer.
+		return slices.Clone(c.Data), nil
 	}
 	return json.Marshal(v)
 }
@@ -25,7 +28,7 @@ func (Codec) Marshal(v any) ([]byte, error) {
 func (Codec) Unmarshal(data []byte, v any) error {
 	if c, ok := v.(*Chunk); ok {
 		// The buffer goes back to grpc's pool after this call.
-		c.Data = append([]byte(nil), data...)
+		c.Data = slices.Clone(data)
 		return nil
 	}
 	return json.Unmarshal(data, v)

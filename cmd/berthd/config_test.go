@@ -1,0 +1,122 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// write puts files below a directory of the test and returns the path of its
+// config.toml.
+func write(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "conf.d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(dir, "config.toml")
+}
+
+func TestLaterFilesAndFlagsChangeOnlyWhatTheyName(t *testing.T) {
+	t.Parallel()
+	path := write(t, map[string]string{
+		"config.toml":       "root = '/a'\nlog_level = 3\n[network]\nsubnets = ['10.1.0.0/16', 'fd00::/64']\nbridge = 'b0'\n",
+		"conf.d/20-b.toml":  "root = '/c'\n[network]\nsubnets = ['10.2.0.0/16']\n",
+		"conf.d/10-a.toml":  "root = '/b'\n[shim]\ngroup = 'pod'\n",
+		"conf.d/ignored.md": "not toml",
+	})
+	got, err := parseArgs([]string{"--config", path, "--state=/s", "--cgroup-driver", "cgroupfs"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := defaultConfig()
+	want.Root, want.State, want.LogLevel = "/c", "/s", 3
+	want.Network.Bridge, want.Network.Subnets = "b0", []string{"10.2.0.0/16"}
+	want.Shim.Group, want.Cgroup.Driver = "pod", "cgroupfs"
+	if !reflect.DeepEqual(*got, want) {
+		t.Errorf("got  %+v\nwant %+v", *got, want)
+	}
+}
+
+func TestConfigErrorsNameThePlace(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		files map[string]string
+		says  []string
+	}{
+		"unknown key":           {map[string]string{"config.toml": "root = '/a'\n\n[network]\nbridg = 'x'\n"}, []string{"config.toml:4:", "network.bridg"}},
+		"two of them":           {map[string]string{"config.toml": "x = 1\n[shim]\ny = 2\n"}, []string{"config.toml:1:", "config.toml:3:", "shim.y"}},
+		"unknown in a drop-in":  {map[string]string{"config.toml": "", "conf.d/10-a.toml": "\nroof = ''\n"}, []string{"conf.d/10-a.toml:2:", "roof"}},
+		"broken syntax":         {map[string]string{"config.toml": "root = '/a'\nstate =\n"}, []string{"config.toml:2:"}},
+		"wrong type":            {map[string]string{"config.toml": "log_level = 'high'\n"}, []string{"config.toml:1:"}},
+		"bad driver":            {map[string]string{"config.toml": "[cgroup]\ndriver = 'v2'\n"}, []string{"cgroup.driver", "v2"}},
+		"bad group":             {map[string]string{"config.toml": "[shim]\ngroup = 'none'\n"}, []string{"shim.group"}},
+		"bad subnet":            {map[string]string{"config.toml": "[network]\nsubnets = ['10.0.0.0']\n"}, []string{"network.subnets", "10.0.0.0"}},
+		"two of a family":       {map[string]string{"config.toml": "[network]\nsubnets = ['10.0.0.0/16', '10.1.0.0/16']\n"}, []string{"network.subnets", "family"}},
+		"long bridge":           {map[string]string{"config.toml": "[network]\nbridge = 'a-very-long-name'\n"}, []string{"network.bridge"}},
+		"relative root":         {map[string]string{"config.toml": "root = 'x'\n"}, []string{"root"}},
+		"state inside of root":  {map[string]string{"config.toml": "state = '/var/lib/berth/run'\n"}, []string{"state"}},
+		"the file is not there": {nil, []string{"config.toml", "no such file"}},
+	} {
+		_, err := parseArgs([]string{"--config", write(t, tc.files)}, io.Discard)
+		for _, s := range tc.says {
+			if err == nil || !strings.Contains(err.Error(), s) {
+				t.Errorf("%s: got %v, want a text with %q", name, err, s)
+			}
+		}
+	}
+}
+
+func TestCommandsThatOnlyPrint(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]string{"version": version, "steps": "pod.run/", "--help": "Usage: berthd", "config default": "[network]"} {
+		var out bytes.Buffer
+		if err := run(t.Context(), strings.Fields(args), &out); err != nil || !strings.Contains(out.String(), want) {
+			t.Errorf("%s: %q, %v", args, out.String(), err)
+		}
+	}
+	if err := run(t.Context(), []string{"serve"}, io.Discard); err == nil || !strings.Contains(err.Error(), "serve") {
+		t.Errorf("an unknown command gave %v", err)
+	}
+}
+
+// The sample is generated; run `go run ./cmd/berthd config default` into it.
+func TestTheShippedSampleIsTheDefault(t *testing.T) {
+	t.Parallel()
+	shipped, err := os.ReadFile("../../deploy/config.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(shipped, sampleConfig()) {
+		t.Error("deploy/config.toml differs from `berthd config default`: write it anew")
+	}
+	// With each key switched on it says what the defaults are.
+	var on bytes.Buffer
+	for line := range strings.Lines(string(shipped)) {
+		if key, ok := strings.CutPrefix(line, "# "); ok && strings.Contains(key, " = ") {
+			line = key
+		}
+		on.WriteString(line)
+	}
+	var got config
+	if err := mergeConfig(&got, "sample", on.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	if want := defaultConfig(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	if err := toml.Unmarshal(shipped, &struct{}{}); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,330 @@
+package admin_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"github.com/berth-runtime/berth/cri"
+	"github.com/berth-runtime/berth/cri/admin"
+	"github.com/berth-runtime/berth/cri/admin/api"
+	"github.com/berth-runtime/berth/imageservice"
+	"github.com/berth-runtime/berth/runtime/pod"
+	"github.com/berth-runtime/berth/runtime/spec"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// onePod is a pods domain with one container.
+type onePod struct {
+	mu       sync.Mutex
+	c        *pod.ContainerStatus // nil: removed
+	subs     []chan pod.Event
+	signals  []string
+	problems []pod.Problem
+}
+
+func (o *onePod) Container(_ pod.View, id string) (*pod.ContainerStatus, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.c == nil || o.c.ID != id {
+		return nil, errkind.New(errkind.NotFound, "container %s does not exist", id)
+	}
+	return o.c, nil
+}
+
+func (o *onePod) Containers(pod.View, pod.ContainerFilter) []*pod.ContainerStatus {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.c == nil {
+		return nil
+	}
+	return []*pod.ContainerStatus{o.c}
+}
+
+func (o *onePod) Signal(_ context.Context, _ pod.View, id, signal string) error {
+	o.signals = append(o.signals, id+" "+signal)
+	return nil
+}
+
+func (o *onePod) Subscribe(ctx context.Context) <-chan pod.Event {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	ch := make(chan pod.Event, 4)
+	o.subs = append(o.subs, ch)
+	context.AfterFunc(ctx, func() { close(ch) })
+	return ch
+}
+
+func (o *onePod) Check(context.Context) ([]pod.Problem, error) { return o.problems, nil }
+
+// become replaces the container, nil removing it, and tells of what it was.
+func (o *onePod) become(c *pod.ContainerStatus, tell ...*pod.ContainerStatus) {
+	for o.waiting() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.c = c
+	for _, ch := range o.subs {
+		ch <- pod.Event{Containers: tell}
+	}
+}
+
+func (o *onePod) waiting() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.subs)
+}
+
+// oneImage is an image store with one image.
+type oneImage struct{ tagged, loaded string }
+
+var img = imageservice.Image{
+	ID: "sha256:i", Tags: []string{"docker.io/library/a:1"}, Size: 7, Created: time.Unix(1, 0).UTC(),
+	Layers: []imageservice.Layer{{DiffID: "sha256:l", Size: 7}},
+}
+
+func (*oneImage) Pull(_ context.Context, r imageservice.PullRequest) (imageservice.Image, error) {
+	if r.Auth == nil || r.Auth.Password != "secret" {
+		return imageservice.Image{}, errkind.New(errkind.PermissionDenied, "cannot pull %s: credentials were refused", r.Ref)
+	}
+	r.Progress(imageservice.Progress{Layer: "sha256:l", Done: 7, Total: 7, Status: imageservice.StatusDone})
+	return img, nil
+}
+
+func (*oneImage) Status(_ context.Context, ref string) (imageservice.Image, error) {
+	if ref != "a" {
+		return imageservice.Image{}, errkind.New(errkind.NotFound, "image %s does not exist", ref)
+	}
+	return img, nil
+}
+
+func (*oneImage) List(context.Context) ([]imageservice.Image, error) {
+	return []imageservice.Image{img}, nil
+}
+
+func (o *oneImage) Tag(_ context.Context, src, dst string) error {
+	o.tagged = src + " " + dst
+	return nil
+}
+
+func (*oneImage) Usage(context.Context) (imageservice.Usage, error) {
+	return imageservice.Usage{Mountpoint: "/m", Bytes: 7, Inodes: 2}, nil
+}
+
+func (o *oneImage) Load(_ context.Context, r io.Reader, _ func(imageservice.Progress)) ([]imageservice.Image, error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, r); err != nil {
+		return nil, err
+	}
+	o.loaded = fmt.Sprintf("%x", h.Sum(nil))
+	return []imageservice.Image{img}, nil
+}
+
+func (*oneImage) SnapshotUsage(context.Context, string) (uint64, uint64, error) { return 5, 1, nil }
+func (*oneImage) Check(context.Context) ([]string, error)                       { return []string{"layer x is torn"}, nil }
+
+func start(t *testing.T) (*api.Client, *onePod, *oneImage) {
+	t.Helper()
+	pods, images := &onePod{c: container(pod.StateRunning)}, &oneImage{}
+	socket := filepath.Join(t.TempDir(), "s")
+	ln, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grpc.NewServer(cri.ServerOptions()...)
+	admin.New(admin.Config{
+		Pods: pods, Images: images, Steps: []string{"pod.run/lease/before"},
+		Info: func(context.Context) api.Info {
+			return api.Info{Version: "1.2.3", Pids: api.Pids{Daemon: 4, Shims: []int{5}}}
+		},
+	}).Register(g)
+	go func() { _ = g.Serve(ln) }()
+	t.Cleanup(g.Stop)
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return api.NewClient(conn), pods, images
+}
+
+func container(s pod.State) *pod.ContainerStatus {
+	return &pod.ContainerStatus{
+		ID: "c", State: s, Config: &spec.Container{Metadata: spec.ContainerMetadata{Name: "app"}}, Image: &spec.ImageConfig{ID: img.ID},
+	}
+}
+
+func TestSimpleCallsRoundTrip(t *testing.T) {
+	c, pods, images := start(t)
+	ctx := t.Context()
+	info, err := c.Info(ctx)
+	if err != nil || info.Version != "1.2.3" || !reflect.DeepEqual(info.Pids, api.Pids{Daemon: 4, Shims: []int{5}}) {
+		t.Errorf("info: %+v, %v", info, err)
+	}
+	if names, err := c.Steps(ctx); err != nil || len(names) != 1 {
+		t.Errorf("steps: %q, %v", names, err)
+	}
+	if err := c.Tag(ctx, "a", "b"); err != nil || images.tagged != "a b" {
+		t.Errorf("tag: %q, %v", images.tagged, err)
+	}
+	if err := c.Signal(ctx, "c", "HUP"); err != nil || !reflect.DeepEqual(pods.signals, []string{"c HUP"}) {
+		t.Errorf("signal: %q, %v", pods.signals, err)
+	}
+	i, err := c.InspectImage(ctx, "a")
+	if err != nil || i.ID != img.ID || len(i.Layers) != 1 || !i.Created.Equal(img.Created) || len(i.Config) == 0 {
+		t.Errorf("inspect: %+v, %v", i, err)
+	}
+	if _, err := c.InspectImage(ctx, "b"); status.Code(err) != codes.NotFound {
+		t.Errorf("inspect of an absent image: %v", err)
+	}
+	pods.problems = []pod.Problem{{Kind: "mount", Object: "/x", Detail: "belongs to nothing"}}
+	want := []api.Problem{{Kind: "mount", Object: "/x", Detail: "belongs to nothing"}, {Kind: "image", Object: "store", Detail: "layer x is torn"}}
+	if got, err := c.Check(ctx); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("check: %+v, %v", got, err)
+	}
+	df, err := c.Df(ctx)
+	if err != nil || df.Bytes != 7 || !df.Images[0].InUse || df.Images[0].Name != img.Tags[0] || df.Containers[0].Bytes != 5 {
+		t.Errorf("df: %+v, %v", df, err)
+	}
+}
+
+func TestPullReportsAndGivesTheID(t *testing.T) {
+	c, _, _ := start(t)
+	id, err := c.Pull(t.Context(), &api.PullRequest{Ref: "a", Username: "u", Password: "secret"}, nil)
+	if err != nil || id != img.ID {
+		t.Errorf("got %q, %v", id, err)
+	}
+	_, err = c.Pull(t.Context(), &api.PullRequest{Ref: "a"}, nil)
+	if status.Code(err) != codes.PermissionDenied {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestLoadSendsTheArchiveUnchanged(t *testing.T) {
+	c, _, images := start(t)
+	archive := bytes.Repeat([]byte("0123456789"), api.MaxChunk/4) // not a multiple of a chunk
+	r, err := c.Load(t.Context(), bytes.NewReader(archive))
+	if err != nil || !reflect.DeepEqual(r.IDs, []string{img.ID}) {
+		t.Fatalf("got %+v, %v", r, err)
+	}
+	if want := fmt.Sprintf("%x", sha256.Sum256(archive)); images.loaded != want {
+		t.Errorf("the archive arrived changed")
+	}
+	broken := io.MultiReader(bytes.NewReader(archive), &failingReader{})
+	if _, err := c.Load(t.Context(), broken); !errors.Is(err, errDisk) {
+		t.Errorf("got %v", err)
+	}
+}
+
+var errDisk = errors.New("disk")
+
+type failingReader struct{}
+
+func (*failingReader) Read([]byte) (int, error) { return 0, errDisk }
+
+func TestWait(t *testing.T) {
+	exited := container(pod.StateExited)
+	exited.ExitCode, exited.Reason, exited.Message = 137, "OOMKilled", "text"
+	for name, change := range map[string]func(*onePod){
+		"ends":                     func(o *onePod) { o.become(exited, exited) },
+		"ends, its event was lost": func(o *onePod) { o.become(exited) },
+		"ends and is removed":      func(o *onePod) { o.become(nil, exited) },
+		"something else happens first": func(o *onePod) {
+			o.become(container(pod.StateRunning), container(pod.StateRunning))
+			o.become(exited, exited)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, pods, _ := start(t)
+			go change(pods)
+			got, err := c.Wait(t.Context(), "c")
+			if want := (&api.WaitResult{ExitCode: 137, OOM: true, Error: "text"}); err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("got %+v, %v", got, err)
+			}
+		})
+	}
+	t.Run("is removed", func(t *testing.T) {
+		c, pods, _ := start(t)
+		go pods.become(nil)
+		if _, err := c.Wait(t.Context(), "c"); status.Code(err) != codes.FailedPrecondition {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("caller goes", func(t *testing.T) {
+		c, pods, _ := start(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			for pods.waiting() == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			cancel()
+		}()
+		if _, err := c.Wait(ctx, "c"); status.Code(err) != codes.Canceled {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestLogsEndWithTheContainer(t *testing.T) {
+	c, pods, _ := start(t)
+	path := filepath.Join(t.TempDir(), "0.log")
+	entry := "2026-01-02T03:04:05.000000006Z stdout F one\n2026-01-02T03:04:06Z stderr P tw\n"
+	if err := os.WriteFile(path, []byte(entry), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	running := container(pod.StateRunning)
+	running.LogPath = path
+	pods.c = running
+	var got []string
+	err := c.Logs(t.Context(), &api.LogsRequest{Container: "c", Follow: true}, func(l *api.LogLine) error {
+		got = append(got, fmt.Sprintf("%s %s %v", l.Stream, l.Text, l.Partial))
+		if len(got) == 2 {
+			ended := *running
+			ended.State = pod.StateExited
+			pods.mu.Lock()
+			pods.c = &ended
+			pods.mu.Unlock()
+		}
+		return nil
+	})
+	if want := []string{"stdout one false", "stderr tw true"}; err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %q, %v", got, err)
+	}
+	last, one := 0, 1
+	for _, tc := range []struct {
+		tail *int
+		want int
+	}{{nil, 2}, {&one, 1}, {&last, 0}} {
+		n := 0
+		err := c.Logs(t.Context(), &api.LogsRequest{Container: "c", Tail: tc.tail}, func(*api.LogLine) error { n++; return nil })
+		if err != nil || n != tc.want {
+			t.Errorf("tail %v gave %d lines, %v", tc.tail, n, err)
+		}
+	}
+	// Enough is the caller's to say.
+	err = c.Logs(t.Context(), &api.LogsRequest{Container: "c"}, func(*api.LogLine) error { return errDisk })
+	if !errors.Is(err, errDisk) {
+		t.Errorf("got %v", err)
+	}
+	pods.c = container(pod.StateExited)
+	err = c.Logs(t.Context(), &api.LogsRequest{Container: "c"}, nil)
+	if status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("container without a log: %v", err)
+	}
+}
