@@ -113,7 +113,9 @@ bench: bin ## memory at rest and the latencies of a pod's life (root)
 # ---- install --------------------------------------------------------------
 
 .PHONY: install
-install: bin ## install to $(DESTDIR)$(PREFIX): binaries, units, sample configuration
+install: ## install to $(DESTDIR)$(PREFIX): binaries, units, sample configuration
+	@# Built binaries are taken as they are: root has another build cache.
+	@for binary in $(BINARIES); do [ -x $$binary ] || exec $(MAKE) bin; done
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/berth
 	install -m 0755 $(BINARIES) $(DESTDIR)$(PREFIX)/bin
 	for unit in deploy/*.service; do \
