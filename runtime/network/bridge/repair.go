@@ -170,6 +170,9 @@ func (b *Bridge) Teardown() error {
 	if err := errors.Join(err, listErr); err != nil {
 		return errors.Join(append(errs, err)...)
 	}
+	if bridge.Type() != "bridge" {
+		return errors.Join(append(errs, errkind.New(errkind.FailedPrecondition, "cannot remove %s: it is an interface of type %s", b.cfg.Name, bridge.Type()))...)
+	}
 	for _, l := range links {
 		if l.Attrs().MasterIndex == bridge.Attrs().Index {
 			remove(l)
