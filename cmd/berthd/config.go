@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/berth-runtime/berth/runtime/network/bridge"
 )
 
 // config is the whole configuration: the defaults, then the file, then the
@@ -42,10 +44,12 @@ type shimConfig struct {
 type networkConfig struct {
 	Enabled      bool     `toml:"enabled,commented" comment:"Without it only pods on the host network can run."`
 	Bridge       string   `toml:"bridge,commented" comment:"Name of the bridge; at most 15 bytes."`
-	Subnets      []string `toml:"subnets,commented" comment:"Where pods get their addresses from: one subnet of a family, the primary\nfamily first."`
+	Subnets      []string `toml:"subnets,commented" comment:"Where pods get their addresses from: one IPv4 subnet, then at most\none of IPv6."`
 	Masquerade   bool     `toml:"masquerade,commented" comment:"Let pods speak to the world with the node's address."`
 	MTU          int      `toml:"mtu,commented" comment:"0: that of the interface of the default route."`
 	SetIPForward bool     `toml:"set_ip_forward,commented" comment:"Switch forwarding on for the host. Without it the host must have it on."`
+
+	AllowRouteOverlap bool `toml:"allow_route_overlap,commented" comment:"Make the bridge although a route of the host leads to addresses of a subnet;\nthe bridge hides those."`
 }
 
 type imageConfig struct {
@@ -59,16 +63,19 @@ type volumesConfig struct {
 }
 
 func defaultConfig() config {
-	return config{
+	c := config{
 		Root: "/var/lib/berth", State: "/run/berth", NetnsDir: "/run/netns", LogLevel: 2,
 		Cgroup: cgroupConfig{Parent: "/berth"},
 		Shim:   shimConfig{Group: "node"},
 		Network: networkConfig{
 			Enabled: true, Bridge: "berth0", Masquerade: true, SetIPForward: true,
-			Subnets: []string{"10.94.0.0/16", "fd62:6572:7468::/64"},
 		},
 		Image: imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Pinned: []string{}},
 	}
+	for _, p := range bridge.DefaultSubnets() {
+		c.Network.Subnets = append(c.Network.Subnets, p.String())
+	}
+	return c
 }
 
 // sampleConfig is the sample that is shipped: each key at its default and
@@ -130,11 +137,8 @@ func (n *networkConfig) wrong() (key, why string) {
 	if err != nil {
 		return "subnets", err.Error()
 	}
-	if len(nets) == 0 {
-		return "subnets", "there is none"
-	}
-	if len(nets) > 2 || len(nets) == 2 && nets[0].Addr().Is4() == nets[1].Addr().Is4() {
-		return "subnets", "there is more than one of a family"
+	if len(nets) == 0 || len(nets) > 2 || !nets[0].Addr().Is4() || len(nets) == 2 && nets[1].Addr().Is4() {
+		return "subnets", "it must be one IPv4 subnet, then at most one of IPv6"
 	}
 	return "", ""
 }
@@ -145,7 +149,7 @@ func (n *networkConfig) prefixes() ([]netip.Prefix, error) {
 	for _, s := range n.Subnets {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
-			return nil, fmt.Errorf("%q is not a subnet such as 10.94.0.0/16", s)
+			return nil, fmt.Errorf("%q is not a subnet such as 10.210.0.0/16", s)
 		}
 		out = append(out, p.Masked())
 	}

@@ -63,7 +63,7 @@ func TestConfigErrorsNameThePlace(t *testing.T) {
 		"bad driver":            {map[string]string{"config.toml": "[cgroup]\ndriver = 'v2'\n"}, []string{"cgroup.driver", "v2"}},
 		"bad group":             {map[string]string{"config.toml": "[shim]\ngroup = 'none'\n"}, []string{"shim.group"}},
 		"bad subnet":            {map[string]string{"config.toml": "[network]\nsubnets = ['10.0.0.0']\n"}, []string{"network.subnets", "10.0.0.0"}},
-		"two of a family":       {map[string]string{"config.toml": "[network]\nsubnets = ['10.0.0.0/16', '10.1.0.0/16']\n"}, []string{"network.subnets", "family"}},
+		"two of a family":       {map[string]string{"config.toml": "[network]\nsubnets = ['10.0.0.0/16', '10.1.0.0/16']\n"}, []string{"network.subnets", "at most one of IPv6"}},
 		"long bridge":           {map[string]string{"config.toml": "[network]\nbridge = 'a-very-long-name'\n"}, []string{"network.bridge"}},
 		"relative root":         {map[string]string{"config.toml": "root = 'x'\n"}, []string{"root"}},
 		"state inside of root":  {map[string]string{"config.toml": "state = '/var/lib/berth/run'\n"}, []string{"state"}},

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -22,11 +21,11 @@ import (
 
 // daemon is every object that lives as long as the process.
 type daemon struct {
-	images  *imageservice.Service
 	pods    *pod.Table
 	all     *cri.Server // the view of berth.sock
 	kubelet *cri.Server // the view of kubelet.sock
 	admin   *admin.Server
+	close   func() error // ends the daemon's part; containers and shims go on
 }
 
 // build makes every object, once, and connects them. Nothing runs yet: the
@@ -48,7 +47,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the image store: %w", err)
 	}
-	net, err := buildNetwork(cfg.Network)
+	net, closeNetwork, err := buildNetwork(cfg.Network)
 	if err != nil {
 		return nil, errors.Join(err, images.Close())
 	}
@@ -70,6 +69,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		Network: net,
 	})
 	if err != nil {
+		closeNetwork()
 		return nil, errors.Join(fmt.Errorf("cannot open the records of pods: %w", err), images.Close())
 	}
 
@@ -87,7 +87,12 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		})
 	}
 	return &daemon{
-		images:  images,
+		// Pods first: what they do uses the others.
+		close: func() error {
+			pods.Close()
+			closeNetwork()
+			return images.Close()
+		},
 		pods:    pods,
 		all:     view(pod.ViewAll),
 		kubelet: view(pod.ViewKubelet),
@@ -105,24 +110,28 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 	}, nil
 }
 
-// close ends the daemon's part. Containers and their shims go on.
-func (d *daemon) close() error {
-	d.pods.Close()
-	return d.images.Close()
-}
-
-func buildNetwork(cfg networkConfig) (network.Network, error) {
+// buildNetwork makes the network that the configuration asks for, and the
+// function that frees what it holds open.
+func buildNetwork(cfg networkConfig) (network.Network, func(), error) {
 	if !cfg.Enabled {
-		return offline{}, nil
+		return offline{}, func() {}, nil
 	}
-	subnets := make([]netip.Prefix, len(cfg.Subnets))
-	for i, text := range cfg.Subnets {
-		var err error
-		if subnets[i], err = netip.ParsePrefix(text); err != nil {
-			return nil, fmt.Errorf("cannot parse network.subnets: %w", err)
-		}
+	subnets, err := cfg.prefixes()
+	if err != nil {
+		return nil, nil, err
 	}
-	return bridge.New(bridge.Config{Name: cfg.Bridge, Subnets: subnets, MTU: cfg.MTU, Masquerade: cfg.Masquerade, SetIPForward: cfg.SetIPForward})
+	b, err := bridge.New(bridge.Config{
+		Name:              cfg.Bridge,
+		Subnets:           subnets,
+		MTU:               cfg.MTU,
+		Masquerade:        cfg.Masquerade,
+		SetIPForward:      cfg.SetIPForward,
+		AllowRouteOverlap: cfg.AllowRouteOverlap,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return b, b.Close, nil
 }
 
 const (
