@@ -1,0 +1,220 @@
+package imageservice
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/berth-runtime/berth/imageservice/meta"
+	"github.com/berth-runtime/berth/imageservice/snapshot"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// Prepare gives a container a writable layer on an image. The row comes first
+// and keeps the image's layers, even if the image is removed later, until
+// Discard. A second Prepare of the same container and image does nothing. An
+// image that is absent is NotFound.
+func (s *Service) Prepare(ctx context.Context, containerID, imageID string) error {
+	if err := checkContainerID(containerID); err != nil {
+		return err
+	}
+	defer s.snapshotLocks.Lock(containerID)()
+	var row meta.Snapshot
+	err := s.change(func(tx *meta.Tx, st *meta.State) error {
+		image, err := s.Status(ctx, imageID)
+		if err != nil {
+			return err
+		}
+		old, ok := st.Snapshots[containerID]
+		if ok && old.Image != image.ID {
+			return errkind.New(errkind.AlreadyExists, "it has one already, of image %s", old.Image)
+		}
+		if row = old; ok {
+			return nil
+		}
+		row = meta.Snapshot{Container: containerID, Image: image.ID, Layers: st.Images[image.ID].Layers, Created: time.Now()}
+		tx.PutSnapshot(row)
+		st.Snapshots[containerID] = row
+		return nil
+	})
+	if err == nil {
+		err = snapshot.At(s.snapshotDir(containerID)).Create(s.rootOf(row))
+	}
+	if err != nil {
+		return kinded(err, "cannot prepare snapshot of container %s from image %s", containerID, imageID)
+	}
+	return nil
+}
+
+// rootOf is the directory whose owner and mode a container sees at "/": of
+// the topmost layer that says something about it.
+func (s *Service) rootOf(row meta.Snapshot) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, seq := range slices.Backward(row.Layers) {
+		if l := s.state.Layers[seq]; l.Root || l.Opaque {
+			return s.layerFS(seq)
+		}
+	}
+	if len(row.Layers) > 0 {
+		return s.layerFS(row.Layers[0])
+	}
+	return s.emptyDir()
+}
+
+// lowers are the layer directories for overlayfs, topmost first. A layer that
+// comes twice counts once, at its upper place: the lower one adds nothing,
+// and overlayfs refuses the same directory twice.
+func (s *Service) lowers(row meta.Snapshot) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var dirs []string
+	seen := map[uint64]bool{}
+	for _, seq := range slices.Backward(row.Layers) {
+		if !seen[seq] {
+			dirs = append(dirs, s.layerFS(seq))
+		}
+		seen[seq] = true
+		if s.state.Layers[seq].Opaque {
+			break
+		}
+	}
+	if len(dirs) == 0 {
+		dirs = []string{s.emptyDir()}
+	}
+	return dirs
+}
+
+func (s *Service) snapshotRow(containerID string) (meta.Snapshot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	row, ok := s.state.Snapshots[containerID]
+	if !ok {
+		return row, errkind.New(errkind.NotFound, "cannot find snapshot of container %s", containerID)
+	}
+	return row, nil
+}
+
+// Mount mounts the container's root file system at target, a directory that
+// it makes if need be. If it is mounted there already, that is success.
+func (s *Service) Mount(_ context.Context, containerID, target string) error {
+	defer s.snapshotLocks.Lock(containerID)()
+	row, err := s.snapshotRow(containerID)
+	if err == nil {
+		err = snapshot.Mount(snapshot.At(s.snapshotDir(containerID)), s.lowers(row), target)
+	}
+	if err != nil {
+		return kinded(err, "cannot mount root of container %s", containerID)
+	}
+	return nil
+}
+
+// MountReadOnly mounts only the image below the container's writable layer,
+// as an image volume wants it.
+func (s *Service) MountReadOnly(_ context.Context, containerID, target string) error {
+	defer s.snapshotLocks.Lock(containerID)()
+	row, err := s.snapshotRow(containerID)
+	if err == nil {
+		err = snapshot.MountReadOnly(s.lowers(row), target)
+	}
+	if err != nil {
+		return kinded(err, "cannot mount image of snapshot %s", containerID)
+	}
+	return nil
+}
+
+// Unmount undoes Mount and MountReadOnly. A target that is absent is success.
+func (s *Service) Unmount(_ context.Context, target string) error {
+	return snapshot.Unmount(target)
+}
+
+// Discard removes a container's writable layer, and the layers below it if
+// nobody else uses them. It must not be mounted. An absent one is success.
+func (s *Service) Discard(_ context.Context, containerID string) error {
+	if err := checkContainerID(containerID); err != nil {
+		return err
+	}
+	defer s.snapshotLocks.Lock(containerID)()
+	if _, err := s.snapshotRow(containerID); err != nil {
+		return nil
+	}
+	err := removeTree(s.snapshotDir(containerID))
+	if err == nil {
+		err = s.collect(func(tx *meta.Tx, st *meta.State) {
+			tx.DeleteSnapshot(containerID)
+			delete(st.Snapshots, containerID)
+		})
+	}
+	if err != nil {
+		return kinded(err, "cannot discard snapshot of container %s", containerID)
+	}
+	s.usage.drop(containerID)
+	return nil
+}
+
+// usageAge is how old a figure of SnapshotUsage may be. The kubelet asks for
+// all containers every ten seconds, and others ask in between.
+const usageAge = 5 * time.Second
+
+// usageCache remembers walks of writable layers.
+type usageCache struct {
+	mu    sync.Mutex
+	known map[string]usageEntry // guarded by mu
+}
+
+type usageEntry struct {
+	at            time.Time
+	bytes, inodes uint64
+}
+
+func (c *usageCache) get(id string) (usageEntry, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.known[id]
+	return e, ok && time.Since(e.at) < usageAge
+}
+
+func (c *usageCache) put(id string, e usageEntry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known == nil {
+		c.known = map[string]usageEntry{}
+	}
+	c.known[id] = e
+}
+
+func (c *usageCache) drop(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.known, id)
+}
+
+// SnapshotUsage gives what a container has written, some seconds old at most.
+func (s *Service) SnapshotUsage(ctx context.Context, containerID string) (bytes, inodes uint64, err error) {
+	if e, ok := s.usage.get(containerID); ok {
+		return e.bytes, e.inodes, nil
+	}
+	defer s.snapshotLocks.Lock(containerID)()
+	if e, ok := s.usage.get(containerID); ok {
+		return e.bytes, e.inodes, nil // another caller walked meanwhile
+	}
+	if _, err := s.snapshotRow(containerID); err != nil {
+		return 0, 0, err
+	}
+	bytes, inodes, err = snapshot.At(s.snapshotDir(containerID)).Usage(ctx)
+	if err != nil {
+		return 0, 0, kinded(err, "cannot measure snapshot of container %s", containerID)
+	}
+	s.usage.put(containerID, usageEntry{at: time.Now(), bytes: bytes, inodes: inodes})
+	return bytes, inodes, nil
+}
+
+// checkContainerID accepts what may become the name of a directory.
+func checkContainerID(id string) error {
+	if id == "" || id[0] == '.' || len(id) > 200 || strings.ContainsAny(id, "/:,\\\x00") {
+		return errkind.New(errkind.InvalidArgument, "cannot use %q as a container id", id)
+	}
+	return nil
+}

@@ -1,0 +1,83 @@
+// Package inflate undoes the compressions that image layers and archives
+// have, in process. Which one it is is read from the first bytes, since media
+// types and file names are wrong about it in practice.
+package inflate
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// maxWindow is the memory that a zstd stream may ask for: that of zstd --long.
+const maxWindow = 128 << 20
+
+// Reader gives the plain bytes of r, which is gzip, zstd or plain already.
+// Closing it does not close r.
+func Reader(r io.Reader) (io.ReadCloser, error) {
+	src := &source{r: r}
+	b := bufio.NewReaderSize(src, 64<<10)
+	magic, err := b.Peek(4)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		z, err := gzip.NewReader(b)
+		if err != nil {
+			return nil, src.blame("gzip", err)
+		}
+		return &reader{src: src, name: "gzip", r: z, close: z.Close}, nil
+	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+		if err != nil {
+			return nil, src.blame("zstd", err)
+		}
+		return &reader{src: src, name: "zstd", r: z, close: func() error { z.Close(); return nil }}, nil
+	}
+	return io.NopCloser(b), nil
+}
+
+// source remembers how r failed, to tell a broken stream from a broken connection.
+type source struct {
+	r   io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
+}
+
+func (s *source) blame(name string, err error) error {
+	if s.err != nil {
+		return s.err
+	}
+	return errkind.New(errkind.InvalidArgument, "cannot decompress %s: %w", name, err)
+}
+
+type reader struct {
+	src   *source
+	name  string
+	r     io.Reader
+	close func() error
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = r.src.blame(r.name, err)
+	}
+	return n, err
+}
+
+func (r *reader) Close() error { return r.close() }

@@ -1,0 +1,224 @@
+package imageservice
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/imageservice/manifest"
+	"github.com/berth-runtime/berth/imageservice/meta"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/fail"
+)
+
+// bundle is all that makes an image, wherever it comes from.
+type bundle struct {
+	config  []byte
+	blobs   [][]byte // manifest and index to keep, if there are any
+	tags    []string
+	digests []string
+	layers  []source // bottom first; install fills in the diff and chain IDs
+}
+
+// install makes an image of b. Layers come side by side; then their data is
+// made durable by one syncfs; then one transaction commits image, tags and
+// layers. Until then a crash or a failure leaves nothing.
+func (s *Service) install(ctx context.Context, b bundle) (Image, error) {
+	config, err := manifest.ParseConfig(b.config)
+	if err != nil {
+		return Image{}, err
+	}
+	if len(config.DiffIDs) != len(b.layers) {
+		return Image{}, errkind.New(errkind.InvalidArgument, "cannot use image: its manifest has %d layers and its config %d", len(b.layers), len(config.DiffIDs))
+	}
+	chains := identity.ChainIDs(slices.Clone(config.DiffIDs))
+	for i := range b.layers {
+		b.layers[i].diffID, b.layers[i].chain = config.DiffIDs[i], chains[i]
+	}
+
+	row := meta.Image{ID: digest.FromBytes(b.config).String(), Digests: b.digests}
+	release, err := s.putBlobs(&row, append([][]byte{b.config}, b.blobs...))
+	defer release()
+	if err != nil {
+		return Image{}, err
+	}
+	holds, err := s.acquireAll(ctx, b.layers)
+	defer func() { _ = s.release(holds...) }()
+	if err != nil {
+		return Image{}, err
+	}
+	fresh, err := s.settleAll(ctx, holds)
+	if err != nil {
+		return Image{}, err
+	}
+	if fresh {
+		if err := unix.Syncfs(int(s.dir.Fd())); err != nil {
+			return Image{}, fmt.Errorf("cannot make layers durable: %w", err)
+		}
+	}
+	fail.Hit("image-before-commit")
+	return s.commit(row, config, b.tags, holds)
+}
+
+// acquireAll gives the holds of all layers, or of those that came before one
+// failed.
+func (s *Service) acquireAll(ctx context.Context, layers []source) ([]hold, error) {
+	holds := make([]hold, len(layers))
+	got := make([]bool, len(layers))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, src := range layers {
+		g.Go(func() error {
+			h, err := s.acquire(ctx, src)
+			holds[i], got[i] = h, err == nil
+			return err
+		})
+	}
+	err := g.Wait()
+	if err == nil {
+		return holds, nil
+	}
+	var kept []hold
+	for i, h := range holds {
+		if got[i] {
+			kept = append(kept, h)
+		}
+	}
+	return kept, err
+}
+
+// settleAll completes the layers from the bottom up and tells whether any is new.
+func (s *Service) settleAll(ctx context.Context, holds []hold) (fresh bool, err error) {
+	var lowers []string // topmost first
+	for _, h := range holds {
+		if h.flight != nil {
+			fresh = true
+			if err := s.settle(ctx, h.flight, lowers); err != nil {
+				return fresh, err
+			}
+		}
+		if h.opaque() {
+			lowers = nil
+		}
+		lowers = append([]string{s.layerFS(h.seq())}, lowers...)
+	}
+	return fresh, nil
+}
+
+// putBlobs stores blobs and writes them into row. They stay at least until
+// the returned function is called, and longer if a row names them by then.
+func (s *Service) putBlobs(row *meta.Image, blobs [][]byte) (release func(), err error) {
+	s.mu.Lock()
+	for _, b := range blobs {
+		d := digest.FromBytes(b)
+		s.heldBlobs[d]++
+		row.Blobs = append(row.Blobs, d)
+	}
+	s.mu.Unlock()
+	held := slices.Clone(row.Blobs)
+	release = func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, d := range held {
+			if s.heldBlobs[d]--; s.heldBlobs[d] == 0 {
+				delete(s.heldBlobs, d)
+			}
+		}
+		_ = s.dropBlobs(held)
+	}
+	for _, b := range blobs {
+		if err := s.blobs.Put(digest.FromBytes(b), b); err != nil {
+			return release, err
+		}
+	}
+	return release, nil
+}
+
+// commit writes the rows of an image with those of its new layers.
+func (s *Service) commit(row meta.Image, config manifest.Config, tags []string, holds []hold) (Image, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// The same image may be here, under another name or by another manifest.
+	old := s.state.Images[row.ID]
+	row.Digests = union(old.Digests, row.Digests)
+	row.Blobs = union(old.Blobs, row.Blobs)
+	row.Bytes = s.blobBytes(row.Blobs)
+	layers := map[uint64]meta.Layer{}
+	for i, h := range holds {
+		row.Layers = append(row.Layers, h.seq())
+		if h.flight != nil && !h.flight.committed {
+			layers[h.seq()] = h.flight.row(config.DiffIDs[i])
+		}
+	}
+	if s.knows(row, tags) {
+		return s.view.Load().image(row.ID), nil
+	}
+	err := s.db.Update(func(tx *meta.Tx) error {
+		for _, l := range layers {
+			tx.PutLayer(l)
+		}
+		tx.PutImage(row)
+		for _, tag := range tags {
+			tx.PutTag(tag, row.ID)
+		}
+		return nil
+	})
+	if err != nil {
+		return Image{}, fmt.Errorf("cannot commit image %s: %w", row.ID, err)
+	}
+	for _, h := range holds {
+		if f := h.flight; f != nil && !f.committed {
+			f.committed = true
+			s.forget(f)
+			s.held[f.seq] += f.refs
+		}
+	}
+	maps.Copy(s.state.Layers, layers)
+	s.state.Images[row.ID] = row
+	s.configs[row.ID] = config
+	for _, tag := range tags {
+		s.state.Tags[tag] = row.ID
+	}
+	s.publish()
+	return s.view.Load().image(row.ID), nil
+}
+
+// knows reports whether the database says all of it already. mu is held.
+func (s *Service) knows(row meta.Image, tags []string) bool {
+	for _, tag := range tags {
+		if s.state.Tags[tag] != row.ID {
+			return false
+		}
+	}
+	return reflect.DeepEqual(s.state.Images[row.ID], row)
+}
+
+func union[T ~string](a, b []T) []T {
+	return slices.Compact(slices.Sorted(slices.Values(slices.Concat(a, b))))
+}
+
+// blobBytes sums the sizes of stored blobs.
+func (s *Service) blobBytes(blobs []digest.Digest) (n uint64) {
+	for _, d := range blobs {
+		if fi, err := os.Lstat(s.blobs.Path(d)); err == nil {
+			n += uint64(fi.Size())
+		}
+	}
+	return n
+}
+
+// kinded gives err an outer text and keeps its kind.
+func kinded(err error, format string, args ...any) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return errkind.New(errkind.ResourceExhausted, format+": %w", append(args, err)...)
+	}
+	return errkind.New(errkind.Of(err), format+": %w", append(args, err)...)
+}

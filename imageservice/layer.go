@@ -1,0 +1,331 @@
+package imageservice
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berth-runtime/berth/imageservice/inflate"
+	"github.com/berth-runtime/berth/imageservice/meta"
+	"github.com/berth-runtime/berth/imageservice/unpack"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// source is where one layer of an install comes from.
+type source struct {
+	diffID digest.Digest
+	chain  digest.Digest
+	blob   digest.Digest // "" if only the diff ID is known
+	size   int64         // of the blob
+	open   func(ctx context.Context) (io.ReadCloser, error)
+	report func(done int64, status string)
+}
+
+// flight is one layer on its way from a source to its row. Several installs
+// may wait for it and share what it brings; when the last lets go before the
+// layer is committed, it ends and leaves nothing.
+type flight struct {
+	key    string
+	seq    uint64
+	chain  digest.Digest // the stack on which it is completed, if it needs one
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the fields of the next group are set
+
+	result unpack.Result
+	alone  bool
+	err    error
+
+	settling  sync.Mutex    // over settle
+	settled   bool          // guarded by settling
+	settleErr error         // guarded by settling
+	final     unpack.Result // result with what settle added; guarded by settling
+
+	refs      int  // guarded by Service.mu
+	committed bool // guarded by Service.mu
+}
+
+// hold is an install's claim to a layer: a committed one, or a flight.
+type hold struct {
+	row    meta.Layer
+	flight *flight // nil if it was committed before
+}
+
+func (h hold) seq() uint64 {
+	if h.flight != nil {
+		return h.flight.seq
+	}
+	return h.row.Seq
+}
+
+// opaque reports whether nothing below the layer shows.
+func (h hold) opaque() bool {
+	if h.flight != nil {
+		return h.flight.result.Opaque
+	}
+	return h.row.Opaque
+}
+
+// acquire gives a hold of the layer src: the committed one if there is one,
+// else what a flight brings. The caller lets it go.
+func (s *Service) acquire(ctx context.Context, src source) (hold, error) {
+	key := "diff " + src.diffID.String()
+	for {
+		h, own := s.claim(key, src)
+		if h.flight == nil {
+			src.report(src.size, StatusExists)
+			return h, nil
+		}
+		f := h.flight
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			s.release(h)
+			return hold{}, ctx.Err()
+		}
+		switch {
+		case f.err != nil && own:
+			s.release(h)
+			return hold{}, f.err
+		case f.err != nil:
+			// Another's failure, perhaps of its registry: try from here.
+			s.release(h)
+		case !f.alone && f.chain != src.chain:
+			// Right only on another stack: this one needs its own copy.
+			s.release(h)
+			key = "chain " + src.chain.String()
+		default:
+			src.report(src.size, StatusDone)
+			return h, nil
+		}
+	}
+}
+
+// claim finds the committed layer, joins a flight, or starts one, which is
+// then the caller's own.
+func (s *Service) claim(key string, src source) (h hold, own bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, row := range s.state.Layers {
+		if row.DiffID == src.diffID && (row.Chain == "" || row.Chain == src.chain) {
+			s.held[row.Seq]++
+			return hold{row: row}, false
+		}
+	}
+	if f := s.flights[key]; f != nil {
+		f.refs++
+		return hold{flight: f}, false
+	}
+	// The flight outlives the install that started it if others wait for it.
+	ctx, cancel := context.WithCancel(context.Background())
+	s.nextSeq++
+	f := &flight{key: key, seq: s.nextSeq, chain: src.chain, cancel: cancel, done: make(chan struct{}), refs: 1}
+	s.flights[key] = f
+	go func() {
+		defer close(f.done)
+		f.result, f.err = s.fly(ctx, f.seq, src)
+		f.alone = f.result.Alone()
+		if f.err != nil {
+			s.mu.Lock()
+			s.forget(f)
+			s.mu.Unlock()
+		}
+	}()
+	return hold{flight: f}, true
+}
+
+// forget makes the flight one that nobody can join. mu is held.
+func (s *Service) forget(f *flight) {
+	if s.flights[f.key] == f {
+		delete(s.flights, f.key)
+	}
+}
+
+// release lets go of layers. What nobody needs any more is removed.
+func (s *Service) release(holds ...hold) error {
+	var ended []*flight
+	s.mu.Lock()
+	for _, h := range holds {
+		f := h.flight
+		if f != nil && !f.committed {
+			if f.refs--; f.refs == 0 {
+				s.forget(f)
+				ended = append(ended, f)
+			}
+			continue
+		}
+		if s.held[h.seq()]--; s.held[h.seq()] == 0 {
+			delete(s.held, h.seq())
+		}
+	}
+	s.mu.Unlock()
+	var errs []error
+	for _, f := range ended {
+		f.cancel()
+		<-f.done
+		errs = append(errs, removeTree(s.layerDir(f.seq)))
+	}
+	return errors.Join(append(errs, s.collect(nil))...)
+}
+
+// fly brings one layer into its directory: it downloads, verifies,
+// decompresses, verifies again and unpacks, all in one stream. On failure
+// nothing is left.
+func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Result, err error) {
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-ctx.Done():
+		return r, ctx.Err()
+	}
+	tmp := s.layerDir(seq) + ".tmp"
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, removeTree(tmp))
+		}
+	}()
+	fsDir := filepath.Join(tmp, "fs")
+	if err := os.MkdirAll(fsDir, 0o755); err != nil {
+		return r, err
+	}
+	// Past the umask: the directory may become the root that a container sees.
+	if err := os.Chmod(fsDir, 0o755); err != nil {
+		return r, err
+	}
+	src.report(0, StatusDownloading)
+	stream, err := src.open(ctx)
+	if err != nil {
+		return r, err
+	}
+	defer func() { _ = stream.Close() }()
+	if r, err = unpackVerified(ctx, stream, fsDir, src); err != nil {
+		return unpack.Result{}, err
+	}
+	return r, os.Rename(tmp, s.layerDir(seq))
+}
+
+// Decompressed, a layer may be this many times its blob and this much more:
+// honest ones stay below 20 times, gzip cannot go beyond 1032.
+const (
+	maxRatio = 200
+	ratioPad = 1 << 30
+)
+
+// unpackVerified unpacks stream into dir and fails with DataLoss if the blob
+// or the tar in it is not what src says.
+func unpackVerified(ctx context.Context, stream io.Reader, dir string, src source) (unpack.Result, error) {
+	blob := &meter{ctx: ctx, r: stream, hash: sha256.New(), report: func(n int64) { src.report(n, StatusDownloading) }}
+	r, diffID, err := unpackStream(ctx, blob, dir, src.size)
+	if err != nil && !errkind.Is(err, errkind.InvalidArgument) {
+		return r, err
+	}
+	// A tar that makes no sense is most often a blob that is not the one asked for.
+	if _, drainErr := io.Copy(io.Discard, blob); drainErr != nil {
+		return r, drainErr
+	}
+	if got := digest.NewDigest(digest.SHA256, blob.hash); src.blob != "" && got != src.blob {
+		return r, errkind.New(errkind.DataLoss, "cannot use layer %s: the bytes received have digest %s", src.blob, got)
+	}
+	if err != nil {
+		return r, err
+	}
+	if diffID != src.diffID {
+		return r, errkind.New(errkind.DataLoss, "cannot use layer %s: its tar has digest %s, but the image config says %s", src.blob, diffID, src.diffID)
+	}
+	return r, nil
+}
+
+func unpackStream(ctx context.Context, blob io.Reader, dir string, size int64) (unpack.Result, digest.Digest, error) {
+	plain, err := inflate.Reader(blob)
+	if err != nil {
+		return unpack.Result{}, "", err
+	}
+	defer func() { _ = plain.Close() }()
+	limits := unpack.DefaultLimits()
+	limits.Bytes = min(limits.Bytes, ratioPad+maxRatio*min(size, limits.Bytes/maxRatio))
+	tar := &meter{ctx: ctx, r: plain, hash: sha256.New(), limit: limits.Bytes}
+	r, err := unpack.Layer(ctx, tar, dir, limits)
+	if err != nil {
+		return unpack.Result{}, "", err
+	}
+	// Padding after the end of the tar is part of its digest.
+	if _, err := io.Copy(io.Discard, tar); err != nil {
+		return unpack.Result{}, "", err
+	}
+	return r, digest.NewDigest(digest.SHA256, tar.hash), nil
+}
+
+// reportEvery is how many bytes pass between two reports of progress.
+const reportEvery = 1 << 20
+
+// meter hashes, counts and bounds what is read through it, and ends with its
+// context.
+type meter struct {
+	ctx      context.Context //nolint:containedctx // lives as long as the one stream it is for
+	r        io.Reader
+	hash     hash.Hash
+	limit    int64       // 0 for none
+	report   func(int64) // may be nil
+	n        int64
+	reported int64
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	if err := m.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := m.r.Read(p)
+	_, _ = m.hash.Write(p[:n])
+	if m.n += int64(n); m.limit > 0 && m.n > m.limit {
+		return n, errkind.New(errkind.ResourceExhausted, "cannot unpack layer: decompressed it has more than %d bytes, too many for its blob", m.limit)
+	}
+	if m.report != nil && m.n-m.reported >= reportEvery {
+		m.reported = m.n
+		m.report(m.n)
+	}
+	return n, err
+}
+
+// settle completes the flight's layer on the layers below it, topmost first.
+// Every install calls it before it commits the layer.
+func (s *Service) settle(ctx context.Context, f *flight, lowers []string) error {
+	f.settling.Lock()
+	defer f.settling.Unlock()
+	if f.settled {
+		return f.settleErr
+	}
+	f.settled, f.final = true, f.result
+	if f.alone {
+		return nil
+	}
+	// What is half completed is of no use to whoever else waits for it, so
+	// one install's end does not stop it.
+	f.final, f.settleErr = unpack.Settle(context.WithoutCancel(ctx), s.layerFS(f.seq), f.result, lowers)
+	if f.settleErr != nil {
+		s.mu.Lock()
+		s.forget(f)
+		s.mu.Unlock()
+	}
+	return f.settleErr
+}
+
+// row is what the database keeps of the flight's layer once it is settled.
+func (f *flight) row(diffID digest.Digest) meta.Layer {
+	f.settling.Lock()
+	defer f.settling.Unlock()
+	row := meta.Layer{
+		Seq: f.seq, DiffID: diffID,
+		Root: f.final.Root, Opaque: f.final.Opaque,
+		Bytes: f.final.Bytes, Inodes: f.final.Inodes,
+	}
+	if !f.alone {
+		row.Chain = f.chain
+	}
+	return row
+}

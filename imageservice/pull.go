@@ -1,0 +1,195 @@
+package imageservice
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"io"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-runtime/berth/imageservice/manifest"
+	"github.com/berth-runtime/berth/imageservice/refs"
+	"github.com/berth-runtime/berth/imageservice/registry"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// maxIndexes is how deep indexes may nest.
+const maxIndexes = 3
+
+// pull is one pull under way, with all who wait for it.
+type pull struct {
+	cancel context.CancelFunc
+	done   chan struct{} // closed when image and err are set
+	image  Image
+	err    error
+
+	waiters int // guarded by Service.mu
+
+	mu       sync.Mutex
+	progress []func(Progress) // guarded by mu
+}
+
+// Pull brings an image from its registry. The registry is asked each time,
+// also for an image that is here, since a tag may have moved and the caller's
+// credentials may not allow it; layers that are here are not fetched again.
+// Equal pulls at a time are one; it ends when the last of its callers is gone.
+//
+// An unreachable registry is Unavailable, refused credentials are
+// PermissionDenied, bytes that are not what their digest says are DataLoss.
+func (s *Service) Pull(ctx context.Context, r PullRequest) (Image, error) {
+	ref, err := refs.Parse(r.Ref, s.cfg.DefaultRegistry)
+	if err != nil {
+		return Image{}, kinded(err, "cannot pull %s", r.Ref)
+	}
+	// Callers with other credentials must prove those for themselves.
+	auth, err := json.Marshal(r.Auth)
+	if err != nil {
+		return Image{}, kinded(err, "cannot pull %s", ref)
+	}
+	sum := sha256.Sum256(auth)
+	key := ref.Name() + ":" + ref.Tag + "@" + ref.Digest.String() + " " + string(sum[:])
+
+	s.mu.Lock()
+	p := s.pulls[key]
+	if p == nil {
+		run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		p = &pull{cancel: cancel, done: make(chan struct{})}
+		s.pulls[key] = p
+		go func() {
+			image, err := s.pull(run, ref, r.Auth, p.report)
+			s.mu.Lock()
+			if s.pulls[key] == p {
+				delete(s.pulls, key)
+			}
+			p.image, p.err = image, err
+			s.mu.Unlock()
+			cancel()
+			close(p.done)
+		}()
+	}
+	p.waiters++
+	s.mu.Unlock()
+	if r.Progress != nil {
+		p.mu.Lock()
+		p.progress = append(p.progress, r.Progress)
+		p.mu.Unlock()
+	}
+
+	select {
+	case <-p.done:
+		err = p.err
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	s.mu.Lock()
+	if p.waiters--; p.waiters == 0 {
+		p.cancel()
+		if s.pulls[key] == p {
+			delete(s.pulls, key)
+		}
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return Image{}, kinded(err, "cannot pull %s", ref)
+	}
+	return p.image, nil
+}
+
+func (p *pull) report(pr Progress) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, f := range p.progress {
+		f(pr)
+	}
+}
+
+// pull does the work of one pull.
+func (s *Service) pull(ctx context.Context, ref refs.Ref, auth *registry.Auth, report func(Progress)) (Image, error) {
+	repo, err := s.client.Repository(ctx, ref, auth)
+	if err != nil {
+		return Image{}, err
+	}
+	var b bundle
+	m, top, err := fetchManifest(ctx, repo, ref, &b)
+	if err != nil {
+		return Image{}, err
+	}
+	if b.config, err = fetchSmall(ctx, repo, m.Config); err != nil {
+		return Image{}, err
+	}
+	b.digests = []string{ref.Name() + "@" + top.String()}
+	if ref.Digest == "" {
+		b.tags = []string{ref.String()}
+	}
+	for _, l := range m.Layers {
+		b.layers = append(b.layers, source{
+			blob: l.Digest,
+			size: l.Size,
+			open: func(ctx context.Context) (io.ReadCloser, error) { return repo.Blob(ctx, l.Digest, l.Size, 0) },
+			report: func(done int64, status string) {
+				report(Progress{Ref: ref.String(), Layer: l.Digest.String(), Done: done, Total: l.Size, Status: status})
+			},
+		})
+	}
+	return s.install(ctx, b)
+}
+
+// fetchManifest gives the manifest that ref leads to on this platform, and the
+// digest of what ref itself names. What it read on the way is added to b.
+func fetchManifest(ctx context.Context, repo *registry.Repository, ref refs.Ref, b *bundle) (m *v1.Manifest, top digest.Digest, err error) {
+	name, want := ref.Tag, ref.Digest
+	if want != "" {
+		name = want.String()
+	}
+	for range maxIndexes + 1 {
+		got, err := repo.Manifest(ctx, name)
+		if err != nil {
+			return nil, "", err
+		}
+		sum := digest.FromBytes(got.Bytes)
+		if want != "" && sum != want {
+			return nil, "", errkind.New(errkind.DataLoss, "cannot use manifest %s: the bytes received have digest %s", want, sum)
+		}
+		if top == "" {
+			top = sum
+		}
+		b.blobs = append(b.blobs, got.Bytes)
+		doc, err := manifest.Parse(got.MediaType, got.Bytes)
+		if err != nil {
+			return nil, "", err
+		}
+		if doc.Manifest != nil {
+			return doc.Manifest, top, nil
+		}
+		next, err := manifest.Choose(doc.Index)
+		if err != nil {
+			return nil, "", err
+		}
+		want = next.Digest
+		name = want.String()
+	}
+	return nil, "", errkind.New(errkind.InvalidArgument, "cannot choose from index %s: indexes nest more than %d deep", top, maxIndexes)
+}
+
+// fetchSmall fetches a blob into memory and verifies it.
+func fetchSmall(ctx context.Context, repo *registry.Repository, d v1.Descriptor) ([]byte, error) {
+	if d.Size > manifest.MaxBytes {
+		return nil, errkind.New(errkind.ResourceExhausted, "cannot fetch config %s: it has %d bytes, more than %d", d.Digest, d.Size, manifest.MaxBytes)
+	}
+	r, err := repo.Blob(ctx, d.Digest, d.Size, 0)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(r, manifest.MaxBytes+1))
+	if err = errors.Join(err, r.Close()); err != nil {
+		return nil, err
+	}
+	if got := digest.FromBytes(b); got != d.Digest {
+		return nil, errkind.New(errkind.DataLoss, "cannot use config %s: the bytes received have digest %s", d.Digest, got)
+	}
+	return b, nil
+}

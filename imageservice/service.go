@@ -1,0 +1,157 @@
+package imageservice
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/opencontainers/go-digest"
+	"k8s.io/klog/v2"
+
+	"github.com/berth-runtime/berth/imageservice/content"
+	"github.com/berth-runtime/berth/imageservice/manifest"
+	"github.com/berth-runtime/berth/imageservice/meta"
+	"github.com/berth-runtime/berth/imageservice/refs"
+	"github.com/berth-runtime/berth/imageservice/registry"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/keylock"
+)
+
+const defaultParallelLayers = 4
+
+// Service is the open store. All its methods may be called concurrently.
+type Service struct {
+	cfg    Config
+	dir    *os.File // Root, for syncfs
+	db     *meta.DB
+	blobs  *content.Store
+	client *registry.Client
+	slots  chan struct{} // one for each layer that may be downloaded at a time
+	pinned map[string]bool
+
+	view atomic.Pointer[view] // what readers see; replaced by publish
+
+	snapshotLocks keylock.Locks // per container id, over all that its directories see
+	usage         usageCache
+
+	// mu is held over a transaction and the unlinking of small blobs, never
+	// over a download, an unpack, the removal of a layer, or a reader.
+	mu        sync.Mutex
+	state     meta.State                 // equals the database
+	configs   map[string]manifest.Config // by image id
+	heldBlobs map[digest.Digest]int      // blobs that a running install needs, with or without a row
+	held      map[uint64]int             // committed layers that a running install needs
+	flights   map[string]*flight         // layers under way or not committed yet
+	dying     map[uint64]bool            // layers without a row whose directories are being removed
+	pulls     map[string]*pull
+	nextSeq   uint64
+}
+
+// Open opens the store under cfg.Root, makes it if it is absent, and removes
+// what a crash has left: directories and blobs that no row names, and images
+// of which something is missing, so that the next pull brings them again.
+func Open(ctx context.Context, cfg Config) (*Service, error) {
+	if !filepath.IsAbs(cfg.Root) || strings.ContainsAny(cfg.Root, `:,\`) {
+		return nil, errkind.New(errkind.InvalidArgument, "cannot open image store %q: its path must be absolute and have no colon, comma or backslash, which overlay options cannot carry", cfg.Root)
+	}
+	if cfg.MaxParallelLayers <= 0 {
+		cfg.MaxParallelLayers = defaultParallelLayers
+	}
+	s := &Service{
+		cfg:       cfg,
+		client:    registry.New(registry.Config{CertsDirs: cfg.CertsDirs}),
+		slots:     make(chan struct{}, cfg.MaxParallelLayers),
+		pinned:    map[string]bool{},
+		configs:   map[string]manifest.Config{},
+		heldBlobs: map[digest.Digest]int{},
+		held:      map[uint64]int{},
+		flights:   map[string]*flight{},
+		dying:     map[uint64]bool{},
+		pulls:     map[string]*pull{},
+	}
+	for _, p := range cfg.Pinned {
+		ref, err := refs.Parse(p, cfg.DefaultRegistry)
+		if err != nil {
+			return nil, errkind.New(errkind.InvalidArgument, "cannot pin image: %w", err)
+		}
+		s.pinned[ref.String()] = true
+	}
+	if err := s.open(ctx); err != nil {
+		_ = s.Close()
+		return nil, fmt.Errorf("cannot open image store %s: %w", cfg.Root, err)
+	}
+	return s, nil
+}
+
+func (s *Service) open(ctx context.Context) (err error) {
+	for _, dir := range []string{s.layersDir(), s.snapshotsDir(), s.spoolDir(), s.emptyDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	if s.dir, err = os.Open(s.cfg.Root); err != nil {
+		return err
+	}
+	if s.blobs, err = content.Open(s.cfg.Root); err != nil {
+		return err
+	}
+	if s.db, err = meta.Open(filepath.Join(s.cfg.Root, "meta.db")); err != nil {
+		return err
+	}
+	if s.state, err = s.db.Load(); err != nil {
+		return err
+	}
+	if s.state.Boot != "" && s.state.Boot != s.cfg.BootID {
+		klog.FromContext(ctx).V(2).Info("Image store was last open before a reboot", "root", s.cfg.Root)
+	}
+	return s.reconcile(ctx)
+}
+
+// Close ends running pulls and closes the database. Containers stay mounted.
+func (s *Service) Close() error {
+	s.mu.Lock()
+	for _, p := range s.pulls {
+		p.cancel()
+	}
+	for _, f := range s.flights {
+		f.cancel()
+	}
+	var running []chan struct{}
+	for _, p := range s.pulls {
+		running = append(running, p.done)
+	}
+	s.mu.Unlock()
+	for _, done := range running {
+		<-done
+	}
+	if s.dir != nil {
+		_ = s.dir.Close()
+	}
+	if s.db == nil {
+		return nil
+	}
+	return s.db.Close()
+}
+
+// The places under Root.
+
+func (s *Service) layersDir() string    { return filepath.Join(s.cfg.Root, "l") }
+func (s *Service) snapshotsDir() string { return filepath.Join(s.cfg.Root, "s") }
+func (s *Service) spoolDir() string     { return filepath.Join(s.cfg.Root, "spool") }
+func (s *Service) emptyDir() string     { return filepath.Join(s.cfg.Root, "empty") }
+
+func (s *Service) layerDir(seq uint64) string {
+	return filepath.Join(s.layersDir(), strconv.FormatUint(seq, 10))
+}
+
+// layerFS is the directory that overlayfs takes.
+func (s *Service) layerFS(seq uint64) string { return filepath.Join(s.layerDir(seq), "fs") }
+
+func (s *Service) snapshotDir(container string) string {
+	return filepath.Join(s.snapshotsDir(), container)
+}
