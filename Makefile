@@ -41,7 +41,8 @@ bin/berth-shim: FORCE
 
 bin/berth-init: runtime/podinit/init.c
 	@mkdir -p bin
-	gcc -static -Os -Wall -Wextra -s -o $@ $<
+	gcc -static -nostdlib -ffreestanding -fno-stack-protector -fno-asynchronous-unwind-tables \
+	  -Os -s -Wall -Wextra -o $@ $<
 
 # The daemon that kills itself where BERTH_FAILPOINT says; never installed.
 bin/failpoint/berthd: FORCE
