@@ -100,10 +100,10 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			Pods:   pods,
 			Images: images,
 			Steps:  pod.StepNames(),
-			Info: func(context.Context) api.Info {
+			Info: func(ctx context.Context) api.Info {
 				return api.Info{
 					Version: version, Root: cfg.Root, State: cfg.State, LogRoot: pods.LogRoot(), ShimGroup: cfg.Shim.Group,
-					Pids: api.Pids{Daemon: os.Getpid()}, BootID: bootID, CgroupDriver: driver,
+					Pids: api.Pids{Daemon: os.Getpid(), Shims: shimPids(ctx, cfg.State)}, BootID: bootID, CgroupDriver: driver,
 				}
 			},
 		}),
