@@ -39,10 +39,13 @@ bin/berthd bin/berth: FORCE
 bin/berth-shim: FORCE
 	CGO_ENABLED=1 $(GO_BUILD) -tags "$(SHIM_TAGS)" -ldflags "$(SHIM_LDFLAGS)" -o $@ ./cmd/berth-shim
 
-bin/berth-init: runtime/podinit/init.c
-	@mkdir -p bin
-	gcc -static -nostdlib -ffreestanding -fno-stack-protector -fno-asynchronous-unwind-tables \
-	  -Os -s -Wall -Wextra -o $@ $<
+# Without libc: process 1 of a pod is a few kilobytes. INIT lets a test put it elsewhere.
+INIT := bin/berth-init
+.PHONY: init
+init: $(INIT)
+$(INIT): runtime/podinit/init.c
+	@mkdir -p $(@D)
+	gcc -static -nostdlib -ffreestanding -fno-stack-protector -fno-asynchronous-unwind-tables -Os -Wall -Wextra -s -o $@ $<
 
 # The daemon that kills itself where BERTH_FAILPOINT says; never installed.
 bin/failpoint/berthd: FORCE

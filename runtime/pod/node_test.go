@@ -33,7 +33,7 @@ var binaries = sync.OnceValues(func() (string, error) {
 	build := exec.Command("go", "build", "-buildvcs=false", "-tags", "seccomp runc_nocriu netgo osusergo",
 		"-ldflags", "-s -w -extldflags '-static'", "-o", filepath.Join(dir, "berth-shim"), "../../cmd/berth-shim")
 	build.Env = append(os.Environ(), "CGO_ENABLED=1")
-	for _, cmd := range []*exec.Cmd{build, exec.Command("gcc", "-static", "-Os", "-o", filepath.Join(dir, "berth-init"), "../podinit/init.c")} {
+	for _, cmd := range []*exec.Cmd{build, exec.Command("make", "-C", "../..", "INIT="+filepath.Join(dir, "berth-init"), "init")} {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return dir, fmt.Errorf("%v: %w: %s", cmd.Args, err, out)
 		}
