@@ -102,21 +102,21 @@ const reapWait = 2 * time.Second
 
 // strangersStatus is the exit code of an init that is not our child: from the
 // record of the former shim, or from the kernel (Linux 6.15).
-func (c *container) strangersStatus() (code int, known bool) {
+func (c *container) strangersStatus() shimrpc.Exited {
 	var exit shimrpc.Exited
 	if err := readJSON(filepath.Join(c.Bundle, shimrpc.ExitFile), &exit); err == nil && exit.Known {
-		return int(exit.Code), true
+		return exit
 	}
 	if c.pidfd == nil {
-		return 0, false
+		return exited(0, false)
 	}
 	for end := time.Now().Add(reapWait); ; time.Sleep(10 * time.Millisecond) {
 		ws, err := pidfd.ExitStatus(c.pidfd)
 		if err == nil {
-			return pidfd.Code(ws), true
+			return exited(pidfd.Code(ws), true)
 		}
 		if time.Now().After(end) {
-			return 0, false
+			return exited(0, false)
 		}
 	}
 }

@@ -154,10 +154,9 @@ func (s *server) launch(c *container, process *libcontainer.Process) (err error)
 			return err
 		}
 	}
-	return s.add(c, func() (int, bool) {
-		code, known := waitStatus(process)
-		s.starts.reaped(c.init.Pid)
-		return code, known
+	return s.add(c, func() shimrpc.Exited {
+		defer s.starts.reaped(c.init.Pid)
+		return waitStatus(process)
 	})
 }
 
@@ -182,14 +181,14 @@ func (s *server) spawn(c *container, process *libcontainer.Process) error {
 }
 
 // waitStatus waits for a process that has ended or is about to.
-func waitStatus(p *libcontainer.Process) (code int, known bool) {
+func waitStatus(p *libcontainer.Process) shimrpc.Exited {
 	// The error repeats an exit status that is not zero.
 	state, _ := p.Wait()
 	if state == nil {
-		return 0, false
+		return exited(0, false)
 	}
 	ws, ok := state.Sys().(syscall.WaitStatus)
-	return pidfd.Code(unix.WaitStatus(ws)), ok
+	return exited(pidfd.Code(unix.WaitStatus(ws)), ok)
 }
 
 // readSpec reads a bundle's specification.

@@ -157,13 +157,10 @@ func (s *server) execWait(conn *shimrpc.Conn, id string, p *libcontainer.Process
 	if err := awaitReadable(fd); err != nil {
 		s.log.Printf("cannot wait in the poller for process %d of container %s: %v", pid, id, err)
 	}
-	at := time.Now()
-	code, known := waitStatus(p)
+	exit := waitStatus(p)
 	s.starts.reaped(pid)
-	if !known {
-		code = unknownCode
-	}
-	return &shimrpc.Exited{ID: id, Code: int32(code), Known: known, At: at}, nil
+	exit.ID, exit.At = id, time.Now()
+	return &exit, nil
 }
 
 // abort ends a process that was started and that nobody will hear of.

@@ -18,14 +18,21 @@ import (
 // unknownCode is the exit code where nobody can tell it.
 const unknownCode = 255
 
+// exited is how a process ended, as far as it is known.
+func exited(code int, known bool) shimrpc.Exited {
+	if !known {
+		code = unknownCode
+	}
+	return shimrpc.Exited{Code: int32(code), Known: known}
+}
+
 // watch carries the container's output and waits for its end, which it
-// publishes. Status tells the exit code once init has ended.
-func (s *server) watch(c *container, status func() (code int, known bool)) {
-	exit := shimrpc.Exited{ID: c.ID, Code: unknownCode}
+// publishes. Status tells how init ended, once it has, and when, if it knows.
+func (s *server) watch(c *container, status func() shimrpc.Exited) {
+	exit := exited(0, false)
 	defer func() {
 		if r := recover(); r != nil {
 			s.log.Printf("panic in container %s: %v\n%s", c.ID, r, debug.Stack())
-			exit.At = time.Now()
 			s.publish(c, exit)
 		}
 	}()
@@ -37,9 +44,9 @@ func (s *server) watch(c *container, status func() (code int, known bool)) {
 			s.log.Printf("cannot wait in the poller for container %s: %v", c.ID, err)
 		}
 	}
-	exit.At = time.Now()
-	if code, known := status(); known {
-		exit.Code, exit.Known = int32(code), true
+	at := time.Now()
+	if exit = status(); exit.At.IsZero() {
+		exit.At = at
 	}
 	if c.sharedPID {
 		// The kernel ends what is left of a PID namespace, nobody else does.
@@ -65,6 +72,10 @@ func (s *server) carry(c *container, st *stream) {
 
 // publish makes the exit durable and then known.
 func (s *server) publish(c *container, exit shimrpc.Exited) {
+	exit.ID = c.ID
+	if exit.At.IsZero() {
+		exit.At = time.Now()
+	}
 	c.closeStdio()
 	b, err := json.Marshal(exit)
 	if err == nil {

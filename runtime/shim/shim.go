@@ -177,7 +177,7 @@ func (s *server) find(id string) (*container, error) {
 }
 
 // add puts c into the table. From here on its end is watched and told.
-func (s *server) add(c *container, status func() (code int, known bool)) error {
+func (s *server) add(c *container, status func() shimrpc.Exited) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ending {

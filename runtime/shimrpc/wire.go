@@ -8,8 +8,9 @@
 // call's file descriptors attached (SCM_RIGHTS), and reads one Response packet
 // (two for Exec: started, then exited; a sequence for Watch). Closing the
 // connection abandons the call, it never undoes it. A packet is at most
-// MaxPacket bytes; whatever may be large (the OCI spec) lies in a file that
-// the request names.
+// MaxPacket bytes; whatever is always large (the OCI spec) lies in a file that
+// the request names, and a message that happens to be larger (an exec with
+// long arguments) travels in a memfd behind a packet that says so.
 package shimrpc
 
 import (
