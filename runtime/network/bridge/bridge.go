@@ -139,7 +139,10 @@ func New(cfg Config) (*Bridge, error) {
 
 // Close frees what New opened. The kernel's side stays as it is; no other
 // method may be called after.
-func (b *Bridge) Close() { b.host.Close() }
+func (b *Bridge) Close() {
+	b.host.Close()
+	b.table.Close()
+}
 
 // Reserve implements network.Network. A host port that a process of the host
 // listens on is taken, too.

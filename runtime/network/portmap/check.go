@@ -19,11 +19,15 @@ func (t *Table) Check(entries []Entry) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := dial()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.CloseLasting() }()
+	var diffs []string
+	err = t.talkLocked(func(conn *nftables.Conn) error {
+		diffs, err = t.differences(conn, wanted)
+		return err
+	})
+	return diffs, err
+}
+
+func (t *Table) differences(conn *nftables.Conn, wanted []rule) ([]string, error) {
 	present, err := t.present(conn)
 	if err != nil {
 		return nil, err
@@ -74,12 +78,14 @@ func sameHook(a, b *nftables.Chain) bool {
 	return a.Hooknum == nil || *a.Hooknum == *b.Hooknum && *a.Priority == *b.Priority
 }
 
-// compare tells what has to be added to the rules of chain, and what taken away.
+// compare tells what has to be added to the rules of chain, and what taken
+// away; only if that is nothing, whether their order is wrong.
 func (t *Table) compare(chain string, have []*nftables.Rule, wanted []rule) []string {
 	var diffs []string
 	say := func(comment, what string) {
 		diffs = append(diffs, fmt.Sprintf("nftables table %s: rule %q of chain %s %s", t.cfg.Name, comment, chain, what))
 	}
+	var places []int
 	for _, w := range wanted {
 		if w.chain != chain {
 			continue
@@ -89,14 +95,16 @@ func (t *Table) compare(chain string, have []*nftables.Rule, wanted []rule) []st
 			say(w.comment, "is missing")
 			continue
 		}
-		if i != 0 {
-			say(w.comment, "is not in its place")
-		}
-		have = slices.Delete(slices.Clone(have), i, i+1)
+		places = append(places, i)
 	}
-	for _, h := range have {
-		comment, _ := userdata.GetString(h.UserData, userdata.TypeComment)
-		say(comment, "is not ours")
+	for i, h := range have {
+		if !slices.Contains(places, i) {
+			comment, _ := userdata.GetString(h.UserData, userdata.TypeComment)
+			say(comment, "is not ours")
+		}
+	}
+	if len(diffs) == 0 && !slices.IsSorted(places) {
+		diffs = append(diffs, fmt.Sprintf("nftables table %s: the rules of chain %s are not in their order", t.cfg.Name, chain))
 	}
 	return diffs
 }

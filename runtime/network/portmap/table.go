@@ -72,11 +72,19 @@ type Table struct {
 	cfg Config
 
 	mu   sync.Mutex
-	last []Entry // guarded by mu: what this process applied last
+	last []Entry        // guarded by mu: what this process applied last
+	conn *nftables.Conn // guarded by mu, owned; nil until needed and after a failure
 }
 
 // New names a table; it does not touch the kernel.
 func New(cfg Config) *Table { return &Table{cfg: cfg} }
+
+// Close frees what the other methods opened; the table stays in the kernel.
+func (t *Table) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.hangUpLocked()
+}
 
 // Apply makes the table hold exactly entries, whatever it held before. UDP
 // flows that the change redirects are forgotten, since a flow that does not
@@ -89,24 +97,23 @@ func (t *Table) Apply(entries []Entry) error {
 	if err != nil {
 		return err
 	}
-	conn, err := dial()
+	err = t.talkLocked(func(conn *nftables.Conn) error {
+		table := &nftables.Table{Name: t.cfg.Name, Family: nftables.TableFamilyINet}
+		conn.AddTable(table) // so that there is one to delete
+		conn.DelTable(table)
+		conn.AddTable(table)
+		chains := make(map[string]*nftables.Chain)
+		for _, c := range t.cfg.chains() {
+			c.Table = table
+			chains[c.Name] = conn.AddChain(c)
+		}
+		for _, r := range rules {
+			conn.AddRule(&nftables.Rule{Table: table, Chain: chains[r.chain], Exprs: r.exprs,
+				UserData: userdata.AppendString(nil, userdata.TypeComment, r.comment)})
+		}
+		return conn.Flush()
+	})
 	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.CloseLasting() }()
-
-	table := &nftables.Table{Name: t.cfg.Name, Family: nftables.TableFamilyINet}
-	replace(conn, table)
-	chains := make(map[string]*nftables.Chain)
-	for _, c := range t.cfg.chains() {
-		c.Table = table
-		chains[c.Name] = conn.AddChain(c)
-	}
-	for _, r := range rules {
-		conn.AddRule(&nftables.Rule{Table: table, Chain: chains[r.chain], Exprs: r.exprs,
-			UserData: userdata.AppendString(nil, userdata.TypeComment, r.comment)})
-	}
-	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("cannot write nftables table %s with %d host ports: %w", t.cfg.Name, len(entries), err)
 	}
 	before := t.last
@@ -114,29 +121,46 @@ func (t *Table) Apply(entries []Entry) error {
 	return forgetFlows(before, entries)
 }
 
-// replace deletes table, existing or not, and adds it anew.
-func replace(conn *nftables.Conn, table *nftables.Table) {
-	conn.AddTable(table)
-	conn.DelTable(table)
-	conn.AddTable(table)
-}
-
 // Remove deletes the table. A table that is absent is success.
 func (t *Table) Remove() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	conn, err := dial()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.CloseLasting() }()
-	conn.DelTable(&nftables.Table{Name: t.cfg.Name, Family: nftables.TableFamilyINet})
-	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+	err := t.talkLocked(func(conn *nftables.Conn) error {
+		conn.DelTable(&nftables.Table{Name: t.cfg.Name, Family: nftables.TableFamilyINet})
+		return conn.Flush()
+	})
+	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("cannot delete nftables table %s: %w", t.cfg.Name, err)
 	}
 	before := t.last
 	t.last = nil
 	return forgetFlows(before, nil)
+}
+
+// talkLocked runs fn with a socket that is kept for the next time: closing one
+// that has changed nftables waits for an RCU grace period, which is ten times
+// the price of the change (NETLINK_URELEASE in nf_tables_api.c). After a
+// failure answers may be left in it, so then it is closed all the same.
+func (t *Table) talkLocked(fn func(*nftables.Conn) error) error {
+	if t.conn == nil {
+		conn, err := dial()
+		if err != nil {
+			return err
+		}
+		t.conn = conn
+	}
+	err := fn(t.conn)
+	if err != nil {
+		t.hangUpLocked()
+	}
+	return err
+}
+
+func (t *Table) hangUpLocked() {
+	if t.conn != nil {
+		_ = t.conn.CloseLasting()
+		t.conn = nil
+	}
 }
 
 // dial opens nftables in the network namespace of the calling thread.
