@@ -169,7 +169,7 @@ func (b *Bridge) setUpPod(l network.Lease) error {
 	v6 := ipv6Enabled(podLink)
 	if v6 {
 		// No pod may become its neighbours' router (CVE-2020-10749).
-		if err := b.setSysctls([]setting{{"ipv6/conf/eth0/accept_ra", "0"}, {"ipv6/conf/eth0/accept_dad", "0"}}); err != nil {
+		if err := setSysctls([]setting{{"ipv6/conf/eth0/accept_ra", "0"}, {"ipv6/conf/eth0/accept_dad", "0"}}); err != nil {
 			return err
 		}
 	}

@@ -47,10 +47,10 @@ func (b *Bridge) makeLocked(ctx context.Context) (netlink.Link, error) {
 		return nil, errkind.New(errkind.FailedPrecondition, "cannot make bridge %s: there is an interface of that name and type %s", b.cfg.Name, link.Type())
 	}
 	for _, step := range []func() error{
-		func() error { return b.setSysctls(b.bridgeSysctls()) },
+		func() error { return setSysctls(b.bridgeSysctls()) },
 		func() error { return b.setAddresses(link) },
 		b.publish,
-		func() error { return b.setSysctls([]setting{b.routeLocalnet()}) },
+		func() error { return setSysctls([]setting{b.routeLocalnet()}) },
 		func() error { return b.host.LinkSetUp(link) },
 	} {
 		if err := step(); err != nil {

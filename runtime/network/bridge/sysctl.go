@@ -28,7 +28,8 @@ func (s setting) set() error {
 	return nil
 }
 
-func (b *Bridge) setSysctls(all []setting) error {
+// setSysctls sets all in their order, in the namespace of the calling thread.
+func setSysctls(all []setting) error {
 	for _, s := range all {
 		if err := s.set(); err != nil {
 			return err
