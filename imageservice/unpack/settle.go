@@ -194,24 +194,23 @@ func (s *settler) merge(src, dst *os.File) error {
 
 // link makes one hard link whose target is below.
 func (s *settler) link(l Link) error {
-	name := s.current(l.Name)
-	if d, _, err := s.tree.find(name); err == nil {
-		return d.Close() // a later entry of the same tar took the name
-	}
 	at, err := s.below.resolveParent(l.Target)
 	if err != nil {
 		return err
 	}
+	n, err := s.below.lookup(at)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	if n == nil || n.stat.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return errkind.New(errkind.InvalidArgument, "it links to %q, which is no file of this layer or of those below", l.Target)
+	}
+	name := s.current(l.Name)
+	if d, _, err := s.tree.find(name); err == nil {
+		return d.Close() // a later entry of the same tar took the name
+	}
 	if !s.copied[at] {
-		n, err := s.below.lookup(at)
-		if err != nil {
-			return err
-		}
-		if n == nil || n.stat.Mode&unix.S_IFMT == unix.S_IFDIR {
-			n.close()
-			return errkind.New(errkind.InvalidArgument, "it links to %q, which is no file of this layer or of those below", l.Target)
-		}
-		defer n.close()
 		d, _, err := s.tree.find(at)
 		switch {
 		case err == nil: // a later entry replaced the target
