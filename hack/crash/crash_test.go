@@ -125,7 +125,7 @@ func (c *client) life() {
 		t.Fatal(err)
 	}
 	config.PortMappings = []*criv1.PortMapping{{ContainerPort: 80, HostPort: int32(port)}}
-	container := lab.ContainerConfig("c", c.image, "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done")
+	container := lab.ContainerConfig("c", c.image, "sh", "-c", "trap 'exit 3' TERM; touch /tmp/ready; while :; do sleep 0.05; done")
 	container.Linux.SecurityContext.NamespaceOptions.Pid = criv1.NamespaceMode_POD
 
 	var podID, id string
@@ -148,7 +148,7 @@ func (c *client) life() {
 	})
 	c.running = id
 	c.do("ExecSync", func(ctx context.Context) error {
-		r, err := rt.ExecSync(ctx, &criv1.ExecSyncRequest{ContainerId: id, Cmd: []string{"echo", "here"}, Timeout: 10})
+		r, err := rt.ExecSync(ctx, &criv1.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", "until [ -e /tmp/ready ]; do sleep 0.01; done; echo here"}, Timeout: 10})
 		if err == nil && string(r.Stdout) != "here\n" {
 			t.Errorf("exec: %q", r.Stdout)
 		}

@@ -33,7 +33,7 @@ func pushImages(ctx context.Context, l *lab.Lab) (string, error) {
 		}
 	}
 	for _, path := range []string{"k8s-staging-cri-tools/test-image-tag:test", "k8s-staging-cri-tools/test-image-tag:all"} {
-		img, err := bare(path)
+		img, err := bare(l.Clone, path)
 		if err != nil {
 			return "", err
 		}
@@ -41,7 +41,7 @@ func pushImages(ctx context.Context, l *lab.Lab) (string, error) {
 			return "", err
 		}
 	}
-	img, err := bare("test-image-digest")
+	img, err := bare(l.Clone, "test-image-digest")
 	if err != nil {
 		return "", err
 	}
@@ -89,18 +89,25 @@ func standIns(ctx context.Context, l *lab.Lab) (map[string]v1.Image, error) {
 		staging + "test-image-tags:1": "tags", staging + "test-image-tags:2": "tags", staging + "test-image-tags:3": "tags",
 		"pause:3.9": "pause",
 	} {
-		if images[path], err = bare(content); err != nil {
+		if images[path], err = bare(l.Clone, content); err != nil {
 			return nil, err
 		}
 	}
 	return images, nil
 }
 
-// bare is an image that is pulled and never run.
-func bare(content string) (v1.Image, error) {
+// bare is an image with a program that only waits, told apart by content.
+func bare(clone, content string) (v1.Image, error) {
+	pause, err := os.ReadFile(filepath.Join(clone, "bin/berth-init"))
+	if err != nil {
+		return nil, err
+	}
 	return testimage.Image{
-		Layers: []testimage.Layer{{Files: []testimage.File{{Path: "/content", Data: content}}}},
-		Config: v1.Config{User: "1000", Cmd: []string{"/content"}},
+		Layers: []testimage.Layer{{Files: []testimage.File{
+			{Path: "/content", Data: content},
+			{Path: "/pause", Mode: 0o755, Data: string(pause)},
+		}}},
+		Config: v1.Config{User: "1000", Cmd: []string{"/pause"}},
 	}.Build()
 }
 

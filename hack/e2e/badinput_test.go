@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -40,13 +41,17 @@ func TestBadImages(t *testing.T) {
 		{"unknown tag", n.Registry + "/shell:2", []codes.Code{codes.NotFound}},
 		{"wrong digest", n.Registry + "/shell@sha256:" + zeros, []codes.Code{codes.NotFound}},
 		{"no reference", "UPPER/case:x:y", []codes.Code{codes.InvalidArgument}},
-		{"registry down", fmt.Sprintf("127.0.0.1:%d/shell:1", port), []codes.Code{codes.Unavailable}},
+		// The kubelet knows it by the text alone, see the next check.
+		{"registry down", fmt.Sprintf("127.0.0.1:%d/shell:1", port), []codes.Code{codes.Unknown}},
 		{"manifest too large", evil + "/large:1", []codes.Code{codes.InvalidArgument, codes.ResourceExhausted}},
 		{"manifest is no JSON", evil + "/garbage:1", []codes.Code{codes.InvalidArgument, codes.DataLoss}},
 		{"layer is not its digest", evil + "/swapped:1", []codes.Code{codes.DataLoss}},
 	} {
 		_, err := n.Pull(t.Context(), c.ref)
 		refused(t, c.name, err, c.codes...)
+		if down := c.name == "registry down"; err != nil && down != strings.HasPrefix(status.Convert(unwrap(err)).Message(), "RegistryUnavailable") {
+			t.Errorf("%s: %v", c.name, err)
+		}
 		if out := n.crictl("images", "-q"); out != "" {
 			t.Errorf("%s: left the images %s", c.name, out)
 		}
@@ -195,9 +200,12 @@ func refused(t *testing.T, what string, err error, want ...codes.Code) {
 	t.Errorf("%s: code %s, want one of %v: %v", what, got, want, err)
 }
 
+// unwrap finds the status as the server sent it.
 func unwrap(err error) error {
-	if s, ok := status.FromError(err); ok {
-		return s.Err()
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
+		if _, ok := inner.(interface{ GRPCStatus() *status.Status }); ok {
+			return inner
+		}
 	}
 	return err
 }

@@ -41,7 +41,7 @@ func TestBerth(t *testing.T) {
 		t.Errorf("the volume has %q, %v", data, err)
 	}
 	n.eventually(func() error {
-		if out := n.berth("logs", "web"); !strings.Contains(out, "response:200") {
+		if out := n.berth("logs", "web"); !strings.Contains(out, "serving") {
 			return fmt.Errorf("logs: %q", out)
 		}
 		return nil

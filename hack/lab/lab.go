@@ -242,12 +242,12 @@ func (l *Lab) DaemonLog() string {
 	return string(data)
 }
 
-// Berth runs the command line against this lab and returns its output.
+// Berth runs the command line against this lab and returns its stdout.
 func (l *Lab) Berth(ctx context.Context, args ...string) (string, error) {
 	return l.run(ctx, filepath.Join(l.Clone, "bin/berth"), append([]string{"--socket", l.Socket}, args...))
 }
 
-// Crictl runs crictl against this lab and returns its output.
+// Crictl runs crictl against this lab and returns its stdout.
 func (l *Lab) Crictl(ctx context.Context, args ...string) (string, error) {
 	endpoint := "unix://" + l.Socket
 	return l.run(ctx, filepath.Join(l.Clone, "hack/.cache/crictl"),
@@ -257,11 +257,12 @@ func (l *Lab) Crictl(ctx context.Context, args ...string) (string, error) {
 func (l *Lab) run(ctx context.Context, program string, args []string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = l.Dir
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return string(out), fmt.Errorf("%s %s: %w: %s", filepath.Base(program), strings.Join(args, " "), err, out)
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.String(), fmt.Errorf("%s %s: %w: %s", filepath.Base(program), strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
 	}
-	return string(out), nil
+	return stdout.String(), nil
 }
 
 // FreePort is a TCP port that nobody listens on at this moment.

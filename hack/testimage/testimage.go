@@ -219,7 +219,7 @@ func Web(page string) (v1.Image, error) {
 			{Files: []File{{Path: "/www/index.html", Data: page}}},
 		},
 		Config: v1.Config{
-			Entrypoint:   []string{"/bin/httpd", "-f", "-v", "-p", "80", "-h", "/www"},
+			Entrypoint:   []string{"/bin/sh", "-c", "echo serving; exec httpd -f -p 80 -h /www"},
 			Env:          []string{"PATH=/bin"},
 			WorkingDir:   "/www",
 			ExposedPorts: map[string]struct{}{"80/tcp": {}},
