@@ -103,8 +103,9 @@ critest: bin ## kubernetes' conformance specs of CRI (root)
 	@hack/critest.sh
 
 .PHONY: crash
-crash: bin bin/failpoint/berthd ## kill the daemon before and after every step (root)
+crash: bin bin/failpoint/berthd $(CACHE)/crictl ## kill the daemon before and after every step, and the shim (root)
 	$(GO) test -count=1 -tags crash -timeout 60m -v ./hack/crash/...
+	$(GO) test -count=1 -tags e2e -timeout 10m -v -run 'Killed' ./hack/e2e/...
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each (10s)

@@ -187,14 +187,19 @@ func (l *Lab) Start(ctx context.Context) error {
 // Conn is a connection to berth.sock, which survives restarts of the daemon.
 func (l *Lab) Conn() *grpc.ClientConn {
 	if l.conn == nil {
-		conn, err := grpc.NewClient("unix:"+l.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithConnectParams(fastRetry), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
+		conn, err := l.Dial(l.Socket)
 		if err != nil {
 			panic(err) // the target is ours and well-formed
 		}
 		l.conn = conn
 	}
 	return l.conn
+}
+
+// Dial makes a connection to one of the sockets; the caller closes it.
+func (l *Lab) Dial(socket string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(fastRetry), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
 }
 
 // Admin calls the daemon's own service.
