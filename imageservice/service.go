@@ -89,6 +89,10 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 }
 
 func (s *Service) open(ctx context.Context) (err error) {
+	// What is spooled belongs to a Load that ended with its process.
+	if err := removeTree(s.spoolDir()); err != nil {
+		return err
+	}
 	for _, dir := range []string{s.layersDir(), s.snapshotsDir(), s.spoolDir(), s.emptyDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err

@@ -133,6 +133,8 @@ func zst(t testing.TB, b []byte) []byte {
 	return w.EncodeAll(b, nil)
 }
 
+func emptyIndex() v1.ImageIndex { return empty.Index }
+
 // layerOf is a layer whose blob is the tar, compressed by pack.
 type layerOf struct {
 	v1.Layer

@@ -1,0 +1,85 @@
+package manifest
+
+import (
+	"strings"
+	"testing"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+func TestChoose(t *testing.T) {
+	t.Parallel()
+	index := func(platforms ...string) *v1.Index {
+		i := &v1.Index{}
+		for _, p := range platforms {
+			f := append(strings.Split(p, "/"), "")
+			i.Manifests = append(i.Manifests, v1.Descriptor{
+				MediaType: p, Platform: &v1.Platform{OS: f[0], Architecture: f[1], Variant: f[2]},
+			})
+		}
+		return i
+	}
+	for _, c := range []struct {
+		arch string
+		from *v1.Index
+		want string
+	}{
+		{"amd64", index("linux/arm64/v8", "linux/amd64", "linux/amd64/v3"), "linux/amd64"},
+		{"amd64", index("linux/amd64/v3", "linux/amd64/v2"), "linux/amd64/v2"},
+		{"amd64", index("windows/amd64", "linux/arm64"), ""},
+		{"arm64", index("linux/arm64", "linux/arm64/v8"), "linux/arm64/v8"},
+		{"arm64", index("linux/arm/v7", "linux/arm64"), "linux/arm64"},
+		{"arm", index("linux/arm/v5", "linux/arm/v7", "linux/arm/v6"), "linux/arm/v7"},
+		{"riscv64", index("linux/riscv64", "unknown/unknown"), "linux/riscv64"},
+		{"amd64", index(), ""},
+	} {
+		got, err := choose(c.from, c.arch)
+		if got.MediaType != c.want || (c.want == "") != errkind.Is(err, errkind.NotFound) {
+			t.Errorf("%s: got %q, %v, not %q", c.arch, got.MediaType, err, c.want)
+		}
+	}
+	alone := &v1.Index{Manifests: []v1.Descriptor{{MediaType: "only"}}}
+	if got, err := choose(alone, "amd64"); err != nil || got.MediaType != "only" {
+		t.Errorf("an index of one: got %q, %v", got.MediaType, err)
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	t.Parallel()
+	const config = `"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:` +
+		"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" + `","size":2}`
+	for body, kind := range map[string]errkind.Kind{
+		`{`:                                 errkind.InvalidArgument,
+		`{"schemaVersion":1}`:               errkind.Unimplemented,
+		`{"schemaVersion":2,"fsLayers":[]}`: errkind.Unimplemented,
+		`{"schemaVersion":3}`:               errkind.InvalidArgument,
+		`{"schemaVersion":2,"manifests":[],"layers":[]}`:                       errkind.InvalidArgument,
+		`{"schemaVersion":2,"manifests":[],` + config + `}`:                    errkind.InvalidArgument,
+		`{"schemaVersion":2,"mediaType":"` + DockerIndex + `",` + config + `}`: errkind.InvalidArgument,
+		`{"schemaVersion":2}`: errkind.InvalidArgument,
+		`{"schemaVersion":2,` + config + `,"layers":[{"mediaType":"` + DockerLayer + `","digest":"sha256:../../x","size":1}]}`: errkind.InvalidArgument,
+		`{"schemaVersion":2,` + config + `,"layers":[` + strings.Repeat(`{},`, MaxLayers) + `{}]}`:                             errkind.ResourceExhausted,
+		strings.Repeat(" ", MaxBytes+1): errkind.ResourceExhausted,
+	} {
+		_, err := Parse(v1.MediaTypeImageManifest, []byte(body))
+		if !errkind.Is(err, kind) {
+			t.Errorf("%.80s: got %v", body, err)
+		}
+	}
+	if doc, err := Parse("", []byte(`{"schemaVersion":2,"layers":[],`+config+`}`)); err != nil || doc.Manifest == nil {
+		t.Errorf("an honest manifest gives %v", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add("", []byte(`{"schemaVersion":2,"manifests":[]}`))
+	f.Fuzz(func(t *testing.T, mediaType string, b []byte) {
+		doc, err := Parse(mediaType, b)
+		if err == nil && (doc.Manifest == nil) == (doc.Index == nil) {
+			t.Errorf("neither manifest nor index, or both")
+		}
+		_, _ = ParseConfig(b)
+	})
+}
