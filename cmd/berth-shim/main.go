@@ -15,9 +15,16 @@ import (
 	"github.com/berth-runtime/berth/runtime/shim"
 )
 
-func main() {
+// Only while packages are initialised is this goroutine certain to be on the
+// main thread, where Init locks it. From another thread, execve would end the
+// thread group's leader first, and kernels before 6.15 tell that to holders of
+// a pidfd as the end of the process.
+func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
 		libcontainer.Init() // does not return
 	}
+}
+
+func main() {
 	os.Exit(shim.Main())
 }

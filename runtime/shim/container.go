@@ -102,13 +102,14 @@ func (c *container) isEnded() bool {
 	}
 }
 
-// isDead tells whether init has ended, whoever knows it already.
+// isDead tells whether init has ended, whoever knows it already. A pidfd alone
+// does not tell: see awaitEnd.
 func (c *container) isDead() bool {
 	if c.pidfd == nil {
 		return true
 	}
 	dead, err := readable(c.pidfd)
-	return err == nil && dead
+	return err == nil && dead && !c.init.Alive()
 }
 
 // deadline bounds how long delete waits for killed processes, and for the

@@ -273,11 +273,11 @@ func (s *server) start(id string) error {
 	return nil
 }
 
-// awaitGo waits until init has written to the exec FIFO or ended. A frozen
-// init is waited for; killing it ends the wait.
+// awaitGo waits until init has written to the exec FIFO or ended; it may have
+// done both by now. A frozen init is waited for; killing it ends the wait.
 func (c *container) awaitGo(fifo *os.File) error {
 	dead := errkind.New(errkind.FailedPrecondition, "its init process has ended")
-	if c.isDead() {
+	if c.pidfd == nil {
 		return dead
 	}
 	fds := make([]unix.PollFd, 2)
@@ -298,7 +298,7 @@ func (c *container) awaitGo(fifo *os.File) error {
 		if n, _ := fifo.Read(b[:]); n > 0 {
 			return nil
 		}
-		if fds[1].Revents != 0 {
+		if fds[1].Revents != 0 && !c.init.Alive() {
 			return dead
 		}
 		// Init has opened the FIFO and not written yet, or has closed it

@@ -154,7 +154,7 @@ func (s *server) execWait(conn *shimrpc.Conn, id string, p *libcontainer.Process
 		// The receiver's copy is the only one: the slave's end shows there.
 		_ = tty.Close()
 	}
-	if err := awaitReadable(fd); err != nil {
+	if err := awaitEnd(fd, proc); err != nil {
 		s.log.Printf("cannot wait in the poller for process %d of container %s: %v", pid, id, err)
 	}
 	exit := waitStatus(p)

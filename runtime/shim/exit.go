@@ -40,7 +40,7 @@ func (s *server) watch(c *container, status func() shimrpc.Exited) {
 		go s.carry(c, st)
 	}
 	if c.pidfd != nil {
-		if err := awaitReadable(c.pidfd); err != nil {
+		if err := awaitEnd(c.pidfd, c.init); err != nil {
 			s.log.Printf("cannot wait in the poller for container %s: %v", c.ID, err)
 		}
 	}

@@ -122,16 +122,25 @@ func serve(socket, root string, l *log.Logger) error {
 	}
 }
 
+// lockWait is for a shim that was killed: its files close only with the last
+// of its threads, some time after its pid has become a zombie.
+const lockWait = 5 * time.Second
+
 func lockFile(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("cannot lock %s: %w", path, err)
+	for end := time.Now().Add(lockWait); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
+			_ = f.Close()
+			return nil, fmt.Errorf("cannot lock %s: %w", path, err)
+		}
 	}
-	return f, nil
 }
 
 // server is the table of containers and what serves all of them.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/runtime/crilog"
+	"github.com/berth-runtime/berth/runtime/sys/pidfd"
 )
 
 const (
@@ -195,6 +196,21 @@ func awaitReadable(f *os.File) error {
 		return ready || perr != nil
 	})
 	return errors.Join(err, perr)
+}
+
+// awaitEnd sleeps until the process p, which f is of, has ended. Before Linux
+// 6.15 a pidfd is also ready for a moment when a thread other than the first
+// calls execve, so readiness is only a reason to look.
+func awaitEnd(f *os.File, p pidfd.Process) error {
+	for {
+		if err := awaitReadable(f); err != nil {
+			return err
+		}
+		if !p.Alive() {
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func pollIn(fd int) (bool, error) {
