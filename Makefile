@@ -9,6 +9,7 @@ SHELL := /bin/bash
 PREFIX  ?= /usr/local
 DESTDIR ?=
 GO      ?= go
+TESTFLAGS ?=
 VERSION ?= 0.1.0
 CACHE   := hack/.cache
 
@@ -88,15 +89,15 @@ lint: ## gofmt, go vet, and golangci-lint where it is installed
 .PHONY: test-unit
 test-unit: ## the tests that need neither root nor packages
 	CGO_ENABLED=0 $(GO) vet $(UNIT_PACKAGES)
-	CGO_ENABLED=0 $(GO) test $(UNIT_PACKAGES)
+	CGO_ENABLED=0 $(GO) test $(TESTFLAGS) $(UNIT_PACKAGES)
 
 .PHONY: test-root
 test-root: ## every package on the real kernel, with the race detector (root)
-	CGO_ENABLED=1 $(GO) test -race -tags "$(SHIM_TAGS)" ./...
+	CGO_ENABLED=1 $(GO) test $(TESTFLAGS) -race -tags "$(SHIM_TAGS)" ./...
 
 .PHONY: test-e2e
 test-e2e: bin $(CACHE)/crictl ## the built binaries, driven by crictl (root)
-	$(GO) test -count=1 -tags e2e -timeout 20m ./hack/e2e/...
+	$(GO) test $(TESTFLAGS) -count=1 -tags e2e -timeout 20m ./hack/e2e/...
 
 .PHONY: critest
 critest: bin ## kubernetes' conformance specs of CRI (root)

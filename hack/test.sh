@@ -16,7 +16,9 @@ failed=()
 lane() { # name, make target
 	local start=$SECONDS log=$logs/$1.log verdict=passed
 	printf '\n=== %s: make %s\n' "$1" "$2"
-	if ! make --no-print-directory "$2" </dev/null 2>&1 | tee "$log"; then
+	# Verbose into the log, so that a skip is never hidden; short on the screen.
+	if ! make --no-print-directory "$2" TESTFLAGS=-v </dev/null 2>&1 | tee "$log" |
+		{ grep --line-buffered -vE '^ *(=== |--- PASS)|^    |^PASS$|^[IWE][0-9]{4} |\[no test files\]' || true; }; then
 		verdict=FAILED
 		failed+=("$1")
 	fi
@@ -29,11 +31,13 @@ lane root test-root
 lane e2e test-e2e
 
 printf '\n'
-skips=$(grep -h -- '--- SKIP' "$logs"/*.log | sort -u)
+skips=$(grep -h -A1 -- '--- SKIP' "$logs"/root.log "$logs"/e2e.log | grep -v '^--$')
 [ -z "$skips" ] || printf 'skipped:\n%s\n' "$skips"
 for name in "${failed[@]}"; do
 	printf 'FAILED %s:\n' "$name"
-	grep -E -- '^ *--- FAIL|^FAIL[[:space:]]|^panic:|DATA RACE|^not gofmt|\.go:[0-9]+:[0-9]+: |^make.*Error' "$logs/$name.log" | sort -u | sed 's/^/  /' | head -n 60
+	grep -hE -B10 -- '^ *--- FAIL|^panic:|DATA RACE' "$logs/$name.log" | grep -vE '^ *(=== |--- PASS)' | head -n 100 | sed 's/^/  | /'
+	grep -E -- '^ *--- FAIL|^FAIL[[:space:]]|^not gofmt|\.go:[0-9]+:[0-9]+: |^make.*Error' "$logs/$name.log" | sort -u | head -n 60 | sed 's/^/  /'
+	printf '  all of it: %s\n' "$logs/$name.log"
 done
 printf 'make test: %s of 4 lanes passed in %ds\n' $((4 - ${#failed[@]})) $((SECONDS - begin))
 [ ${#failed[@]} -eq 0 ]
