@@ -6,8 +6,6 @@ package main
 import (
 	"os"
 
-	// Lets the cgroup managers set device rules; without it every start fails.
-	_ "github.com/opencontainers/cgroups/devices"
 	"github.com/opencontainers/runc/libcontainer"
 	// Joins and makes namespaces before the Go runtime has threads.
 	_ "github.com/opencontainers/runc/libcontainer/nsenter"
