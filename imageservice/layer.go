@@ -156,6 +156,7 @@ func (s *Service) release(holds ...hold) error {
 		if f != nil && !f.committed {
 			if f.refs--; f.refs == 0 {
 				s.forget(f)
+				s.dying[f.seq] = true
 				ended = append(ended, f)
 			}
 			continue
@@ -170,6 +171,9 @@ func (s *Service) release(holds ...hold) error {
 		f.cancel()
 		<-f.done
 		errs = append(errs, removeTree(s.layerDir(f.seq)))
+		s.mu.Lock()
+		delete(s.dying, f.seq)
+		s.mu.Unlock()
 	}
 	return errors.Join(append(errs, s.collect(nil))...)
 }
@@ -310,6 +314,7 @@ func (s *Service) settle(ctx context.Context, f *flight, lowers []string) error 
 	if f.settleErr != nil {
 		s.mu.Lock()
 		s.forget(f)
+		s.dying[f.seq] = true // until the last hold is released
 		s.mu.Unlock()
 	}
 	return f.settleErr

@@ -53,50 +53,70 @@ func (s *Service) Pull(ctx context.Context, r PullRequest) (Image, error) {
 	sum := sha256.Sum256(auth)
 	key := ref.Name() + ":" + ref.Tag + "@" + ref.Digest.String() + " " + string(sum[:])
 
-	s.mu.Lock()
-	p := s.pulls[key]
-	if p == nil {
-		run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-		p = &pull{cancel: cancel, done: make(chan struct{})}
-		s.pulls[key] = p
-		go func() {
-			image, err := s.pull(run, ref, r.Auth, p.report)
-			s.mu.Lock()
-			if s.pulls[key] == p {
-				delete(s.pulls, key)
-			}
-			p.image, p.err = image, err
-			s.mu.Unlock()
-			cancel()
-			close(p.done)
-		}()
-	}
-	p.waiters++
-	s.mu.Unlock()
-	if r.Progress != nil {
-		p.mu.Lock()
-		p.progress = append(p.progress, r.Progress)
-		p.mu.Unlock()
-	}
-
+	p := s.joinPull(ctx, key, func(run context.Context, p *pull) (Image, error) {
+		return s.pull(run, ref, r.Auth, p.report)
+	})
+	defer s.leavePull(key, p)
+	p.listen(r.Progress)
 	select {
 	case <-p.done:
 		err = p.err
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	s.mu.Lock()
-	if p.waiters--; p.waiters == 0 {
-		p.cancel()
-		if s.pulls[key] == p {
-			delete(s.pulls, key)
-		}
-	}
-	s.mu.Unlock()
 	if err != nil {
 		return Image{}, kinded(err, "cannot pull %s", ref)
 	}
 	return p.image, nil
+}
+
+// joinPull gives the pull of that key, which it starts if there is none. The
+// caller leaves it.
+func (s *Service) joinPull(ctx context.Context, key string, do func(context.Context, *pull) (Image, error)) *pull {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.pulls[key]; p != nil {
+		p.waiters++
+		return p
+	}
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	p := &pull{cancel: cancel, done: make(chan struct{}), waiters: 1}
+	s.pulls[key] = p
+	go func() {
+		defer cancel()
+		defer close(p.done)
+		p.image, p.err = do(run, p)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.endPull(key, p)
+	}()
+	return p
+}
+
+// leavePull ends the pull if nobody waits for it any more.
+func (s *Service) leavePull(key string, p *pull) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.waiters--; p.waiters == 0 {
+		p.cancel()
+		s.endPull(key, p)
+	}
+}
+
+// endPull makes the pull one that nobody can join. mu is held.
+func (s *Service) endPull(key string, p *pull) {
+	if s.pulls[key] == p {
+		delete(s.pulls, key)
+	}
+}
+
+func (p *pull) listen(f func(Progress)) {
+	if f == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.progress = append(p.progress, f)
 }
 
 func (p *pull) report(pr Progress) {

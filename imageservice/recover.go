@@ -49,14 +49,7 @@ func (s *Service) reconcile(ctx context.Context) error {
 		st.Boot = s.cfg.BootID
 		for id, why := range found.broken {
 			log.Info("Image is incomplete and is dropped; the next pull brings it again", "image", id, "reason", why)
-			tx.DeleteImage(id)
-			delete(st.Images, id)
-			for tag, of := range st.Tags {
-				if of == id {
-					tx.DeleteTag(tag)
-					delete(st.Tags, tag)
-				}
-			}
+			deleteImage(tx, st, id)
 		}
 		for _, seq := range found.lostLayers {
 			tx.DeleteLayer(seq)

@@ -24,20 +24,23 @@ func (s *Service) Remove(ctx context.Context, ref string) error {
 	if err != nil {
 		return kinded(err, "cannot remove image %s", ref)
 	}
-	err = s.collect(func(tx *meta.Tx, st *meta.State) {
-		tx.DeleteImage(image.ID)
-		delete(st.Images, image.ID)
-		for tag, id := range st.Tags {
-			if id == image.ID {
-				tx.DeleteTag(tag)
-				delete(st.Tags, tag)
-			}
-		}
-	})
+	err = s.collect(func(tx *meta.Tx, st *meta.State) { deleteImage(tx, st, image.ID) })
 	if err != nil {
 		return kinded(err, "cannot remove image %s", ref)
 	}
 	return nil
+}
+
+// deleteImage deletes an image with all its tags.
+func deleteImage(tx *meta.Tx, st *meta.State, id string) {
+	tx.DeleteImage(id)
+	delete(st.Images, id)
+	for tag, of := range st.Tags {
+		if of == id {
+			tx.DeleteTag(tag)
+			delete(st.Tags, tag)
+		}
+	}
 }
 
 // Tag makes dst, a reference with a tag, name the image that src names.

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -49,9 +48,6 @@ func (d Dirs) Create(like string) error {
 	)
 }
 
-// maxOptions is what mount(2) takes, a page, with some room for the kernel.
-const maxOptions = 4000
-
 // Mount mounts the snapshot at target, which it makes if need be. lowers are
 // the layer directories, topmost first, at least one. A target where an
 // overlay is mounted already is left as it is.
@@ -77,7 +73,7 @@ func MountReadOnly(lowers []string, target string) error {
 	if err := os.MkdirAll(target, 0o700); err != nil {
 		return err
 	}
-	mounted, err := isOverlay(target)
+	mounted, err := isMountPoint(target)
 	if err != nil || mounted {
 		return err
 	}
@@ -86,9 +82,6 @@ func MountReadOnly(lowers []string, target string) error {
 	}
 	return overlay([]option{{"index", "off"}, {"redirect_dir", "off"}, {"metacopy", "off"}}, lowers, target)
 }
-
-// An option without a value is a flag.
-type option struct{ key, value string }
 
 // options are explicit where the kernel's configuration has a default:
 // redirect_dir and metacopy would put meaning into the upper directory that
@@ -100,85 +93,20 @@ func options(d Dirs) []option {
 	}
 }
 
-func overlay(opts []option, lowers []string, target string) error {
-	var err error
-	if text := joined(opts, lowers); len(text) <= maxOptions {
-		err = unix.Mount("overlay", target, "overlay", 0, text)
-	} else {
-		err = mountStepwise(opts, lowers, target)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot mount overlay of %d layers at %s: %w", len(lowers), target, err)
-	}
-	return nil
-}
-
-// joined spells the options for mount(2).
-func joined(opts []option, lowers []string) string {
-	var b strings.Builder
-	b.WriteString("lowerdir=" + strings.Join(lowers, ":"))
-	for _, o := range opts {
-		b.WriteString("," + o.key)
-		if o.value != "" {
-			b.WriteString("=" + o.value)
-		}
-	}
-	return b.String()
-}
-
-// mountStepwise gives the options one by one (lowerdir+ is of Linux 6.5), so
-// their number has no limit but overlayfs' own of 500 layers.
-func mountStepwise(opts []option, lowers []string, target string) error {
-	conf, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = unix.Close(conf) }()
-	for _, l := range lowers {
-		if err := unix.FsconfigSetString(conf, "lowerdir+", l); err != nil {
-			return fmt.Errorf("layer %s: %w%s", l, err, said(conf))
-		}
-	}
-	for _, o := range opts {
-		if o.value == "" {
-			err = unix.FsconfigSetFlag(conf, o.key)
-		} else {
-			err = unix.FsconfigSetString(conf, o.key, o.value)
-		}
-		if err != nil {
-			return fmt.Errorf("option %s: %w%s", o.key, err, said(conf))
-		}
-	}
-	if err := unix.FsconfigCreate(conf); err != nil {
-		return fmt.Errorf("%w%s", err, said(conf))
-	}
-	m, err := unix.Fsmount(conf, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = unix.Close(m) }()
-	return unix.MoveMount(m, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
-}
-
-// said reads the kernel's own words about a refused configuration.
-func said(conf int) string {
-	buf := make([]byte, 1024)
-	n, err := unix.Read(conf, buf)
-	if err != nil || n <= 0 {
-		return ""
-	}
-	return ": " + strings.TrimSpace(string(buf[:n]))
-}
-
-// isOverlay reports whether target itself is the root of a mounted overlay
+// isMountPoint reports whether target itself is the root of a mount
 // (STATX_ATTR_MOUNT_ROOT, Linux 5.8), without reading the mount table.
-func isOverlay(target string) (bool, error) {
+func isMountPoint(target string) (bool, error) {
 	var stx unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, target, unix.AT_SYMLINK_NOFOLLOW, 0, &stx); err != nil {
 		return false, fmt.Errorf("cannot stat %s: %w", target, err)
 	}
-	if stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
-		return false, nil
+	return stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+}
+
+func isOverlay(target string) (bool, error) {
+	mounted, err := isMountPoint(target)
+	if err != nil || !mounted {
+		return false, err
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(target, &st); err != nil {

@@ -1,0 +1,37 @@
+// Package imageservice is the node's image store: it pulls, loads, lists and
+// removes images, and gives containers writable layers on them.
+//
+// The model. An image is a config and a stack of layers; names lead to it. A
+// layer is kept unpacked, in a directory that overlayfs takes, and is shared
+// by all images and containers that have it. Its blob is not kept: it is
+// verified, decompressed, verified again and unpacked in one stream, side by
+// side with the others. A layer is found by its diff ID; one that is right
+// only on top of certain others (see package unpack) by its chain ID. A
+// container's snapshot is a row that keeps the image's layers, with a
+// directory for what the container writes.
+//
+//	Root/meta.db            rows; see package meta
+//	Root/blobs/sha256/HEX   configs, manifests, indexes
+//	Root/l/N/fs             layer N; N.tmp while it is unpacked
+//	Root/s/CONTAINER/fs     what a container has written
+//	Root/s/CONTAINER/work   overlayfs' own
+//	Root/spool/             archives being loaded
+//	Root/empty/             stands for the layers of an image that has none
+//
+// The laws.
+//
+// A row is the truth. The rows of an image come in one transaction, after its
+// layers were made durable by one syncfs; until then a crash leaves only
+// directories that no row names, which Open removes. A snapshot's row comes
+// before its directories and goes after them.
+//
+// What is asked for at the same time is fetched once: equal pulls are one
+// pull, and a layer on its way is one flight, which all who need it share and
+// which ends when the last of them is gone.
+//
+// A layer lives while an image, a snapshot or a running install has it. What
+// removes the last of these frees the layer before it returns.
+//
+// List, Status, Usage and Snapshots read an immutable view and never wait.
+// Usage is accounted when a layer is committed, never walked.
+package imageservice

@@ -1,0 +1,96 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func layers(t *testing.T, n int) (lowers []string, root string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	root = t.TempDir()
+	for i := range n {
+		dir := filepath.Join(root, "l", fmt.Sprint(i))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint("f", i)), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		lowers = append(lowers, dir)
+	}
+	return lowers, root
+}
+
+// Each way to mount shows the same.
+func TestWaysToMount(t *testing.T) {
+	t.Parallel()
+	for name, do := range map[string]func([]option, []string, string) error{
+		"whichever": overlay, "stepwise": mountStepwise, "from within": mountFromWithin,
+	} {
+		for _, n := range []int{1, 2, 200} {
+			lowers, root := layers(t, n)
+			d, target := At(filepath.Join(root, "s")), filepath.Join(root, "m")
+			if err := d.Create(lowers[0]); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Mkdir(target, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := do(options(d), lowers, target); err != nil {
+				t.Errorf("%s, %d layers: %v", name, n, err)
+				continue
+			}
+			entries, err := os.ReadDir(target)
+			if err != nil || len(entries) != n {
+				t.Errorf("%s, %d layers: %d files show (%v)", name, n, len(entries), err)
+			}
+			if err := Unmount(target); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestReadOnlyIsIdempotent(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{1, 2} {
+		lowers, root := layers(t, n)
+		target := filepath.Join(root, "m")
+		for range 2 {
+			if err := MountReadOnly(lowers, target); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(target, "new"), nil, 0o644); err == nil {
+			t.Errorf("%d layers: the mount can be written", n)
+		}
+		if err := Unmount(target); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Lstat(target); !os.IsNotExist(err) {
+			t.Errorf("%d layers: the mount point is still there", n)
+		}
+	}
+}
+
+// A container cannot lead the walk out of its tree.
+func TestUsageFollowsNoLink(t *testing.T) {
+	t.Parallel()
+	lowers, root := layers(t, 1)
+	d := At(filepath.Join(root, "s"))
+	if err := d.Create(lowers[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/", filepath.Join(d.Upper, "out")); err != nil {
+		t.Fatal(err)
+	}
+	if _, inodes, err := d.Usage(context.Background()); err != nil || inodes != 2 {
+		t.Errorf("counted %d inodes (%v)", inodes, err)
+	}
+}
