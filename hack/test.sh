@@ -35,7 +35,10 @@ skips=$(grep -h -A1 -- '--- SKIP' "$logs"/root.log "$logs"/e2e.log | grep -v '^-
 [ -z "$skips" ] || printf 'skipped:\n%s\n' "$skips"
 for name in "${failed[@]}"; do
 	printf 'FAILED %s:\n' "$name"
-	grep -hE -B10 -- '^ *--- FAIL|^panic:|DATA RACE' "$logs/$name.log" | grep -vE '^ *(=== |--- PASS)' | head -n 100 | sed 's/^/  | /'
+	{
+		grep -E -A30 -- 'WARNING: DATA RACE|^panic:|^fatal error:' "$logs/$name.log" | head -n 70
+		grep -E -B10 -- '^ *--- FAIL' "$logs/$name.log"
+	} | grep -vE '^ *(=== |--- PASS)' | head -n 120 | sed 's/^/  | /'
 	grep -E -- '^ *--- FAIL|^FAIL[[:space:]]|^not gofmt|\.go:[0-9]+:[0-9]+: |^make.*Error' "$logs/$name.log" | sort -u | head -n 60 | sed 's/^/  /'
 	printf '  all of it: %s\n' "$logs/$name.log"
 done
