@@ -238,6 +238,7 @@ func (t *Table) createInShim(ctx context.Context, c *container) error {
 	}
 	c.mu.Lock()
 	c.rec.Process = pidfd.Process{Pid: created.Pid, StartTime: created.StartTime}
+	c.console = created.Console
 	c.mu.Unlock()
 	c.hold(t.bundle(c.id))
 	return nil
@@ -252,7 +253,9 @@ func (t *Table) shimCreate(c *container) shimrpc.Create {
 }
 
 // hold opens the container's output FIFOs and its pidfd a second time, so that
-// neither unread bytes nor the exit status go with a shim that dies.
+// neither unread bytes nor the exit status go with a shim that dies. A pty has
+// no name to open again: its master comes with the shim's answer to create,
+// and is lost if shim and daemon die together.
 func (c *container) hold(bundle string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -263,7 +266,7 @@ func (c *container) hold(bundle string) {
 		}
 	}
 	if f, err := c.rec.Process.Open(); err == nil {
-		c.held = append(c.held, f)
+		c.pidfd = f
 	}
 }
 
@@ -271,8 +274,8 @@ func (c *container) hold(bundle string) {
 func (c *container) release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, f := range c.held {
-		_ = f.Close()
+	for _, f := range append(c.held, c.pidfd, c.console) {
+		_ = f.Close() // nil where there is none
 	}
-	c.held = nil
+	c.held, c.pidfd, c.console = nil, nil, nil
 }

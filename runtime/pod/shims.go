@@ -125,7 +125,8 @@ func (s *shims) launch(ctx context.Context, key string) error {
 	if err != nil {
 		return fmt.Errorf("cannot prepare the shim %s: %w", s.cfg.Binary, err)
 	}
-	pid, err := shimrpc.Launch(ctx, shimrpc.LaunchConfig{Sealed: sealed, Socket: s.socket(key), Dir: s.dir(), LogFile: s.cfg.LogFile})
+	pid, err := shimrpc.Launch(ctx, shimrpc.LaunchConfig{Sealed: sealed, Socket: s.socket(key), Dir: s.dir(),
+		Root: s.t.libcontainerRoot(), LogFile: s.cfg.LogFile})
 	if err != nil {
 		return fmt.Errorf("cannot start a shim: %w", err)
 	}

@@ -171,11 +171,7 @@ func (t *Table) adoptable(in func(podID string) bool) []adoptee {
 		a := adoptee{create: t.shimCreate(c)}
 		a.create.Pid, a.create.StartTime = rec.Process.Pid, rec.Process.StartTime
 		c.mu.Lock()
-		for _, f := range c.held {
-			if f.Name() != "stdout" && f.Name() != "stderr" {
-				a.pidfd = f
-			}
-		}
+		a.pidfd, a.create.Console = c.pidfd, c.console
 		c.mu.Unlock()
 		out = append(out, a)
 	}

@@ -97,7 +97,9 @@ type container struct {
 	mu          sync.Mutex // guards what follows
 	rec         containerRecord
 	stopSent    bool       // the stop signal goes out once
-	held        []*os.File // FIFOs and the pidfd, held a second time
+	held        []*os.File // FIFOs, held a second time
+	pidfd       *os.File   // likewise
+	console     *os.File   // likewise: the pty's master, of a container with a terminal
 	oomBaseline uint64
 }
 
