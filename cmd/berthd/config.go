@@ -68,7 +68,7 @@ func defaultConfig() config {
 		Cgroup: cgroupConfig{Parent: "/berth"},
 		Shim:   shimConfig{Group: "node"},
 		Network: networkConfig{
-			Enabled: true, Bridge: "berth0", Masquerade: true, SetIPForward: true,
+			Enabled: true, Bridge: "berth0", Masquerade: true,
 		},
 		Image: imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Pinned: []string{}},
 	}
