@@ -39,7 +39,7 @@ func execVerb(c *cli) *cobra.Command {
 		}
 		res, err := cl.runtime.ExecSync(ctx, &criv1.ExecSyncRequest{ContainerId: o.id(), Cmd: args[1:], Timeout: timeout})
 		if err != nil {
-			return cannot(err, "exec in %s", o)
+			return cannotExecute(err, "exec in %s", o)
 		}
 		if _, err := c.out.Write(res.Stdout); err != nil {
 			return err

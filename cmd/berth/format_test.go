@@ -140,6 +140,22 @@ func TestReport(t *testing.T) {
 			"berth: cannot pull x\n  why: connection refused by its registry\n  try: try again; if it stays so, look at the daemon's log: journalctl -u berthd\n",
 		},
 		{
+			cannotExecute(status.Error(codes.InvalidArgument, `cannot start x: exec: "/etc": is a directory`), "run x"), exitNotExecutable,
+			"berth: cannot run x\n  why: \"/etc\": is a directory\n  try: name a program that may be executed, and is built for this machine\n",
+		},
+		{
+			cannotExecute(status.Error(codes.NotFound, "there is no pod"), "run x"), exitOwn,
+			"berth: cannot run x\n  why: there is no pod\n  try: see what there is with: berth ps -a, berth pods, berth images\n",
+		},
+		{
+			cannot(advised(status.Error(codes.NotFound, "not there"), codes.NotFound, "look elsewhere"), "pull x"), exitOwn,
+			"berth: cannot pull x\n  why: not there\n  try: look elsewhere\n",
+		},
+		{
+			cannot(advised(status.Error(codes.NotFound, "not there"), codes.Unavailable, "look elsewhere"), "pull x"), exitOwn,
+			"berth: cannot pull x\n  why: not there\n  try: see what there is with: berth ps -a, berth pods, berth images\n",
+		},
+		{
 			cannot(status.Error(codes.Internal, ""), "run x"), exitOwn,
 			"berth: cannot run x\n  why: the daemon gave no reason\n  try: look at the daemon's log: journalctl -u berthd\n",
 		},

@@ -44,7 +44,7 @@ type inspection struct {
 // inspect looks for a container or pod first, as docker does, then for an
 // image.
 func (cl *client) inspect(ctx context.Context, inv *inventory, name string) (*inspection, error) {
-	o, notFound := inv.find(name)
+	o, notFound := inv.choose(name, append(inv.allContainers(), inv.allPods()...), "container, pod or image")
 	switch {
 	case notFound == nil && o.container != nil:
 		r, err := cl.runtime.ContainerStatus(ctx, &criv1.ContainerStatusRequest{ContainerId: o.id(), Verbose: true})

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+	"google.golang.org/grpc/codes"
 )
 
 func loadVerb(c *cli) *cobra.Command {
@@ -27,6 +28,7 @@ func loadVerb(c *cli) *cobra.Command {
 		defer archive.Close()
 		res, err := cl.admin.Load(ctx, archive)
 		if err != nil {
+			err = advised(err, codes.InvalidArgument, "make the archive anew with docker save, or give the folder of an OCI layout")
 			return cannot(err, "load %s", orStdin(input))
 		}
 		if c.output == "json" {

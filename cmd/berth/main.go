@@ -10,7 +10,8 @@
 // package is imported. An object is named by its id, by any unique prefix of
 // the id or by its name, the same way in every verb. A failure is told in
 // three lines: what could not be done, why, and what to do about it. The exit
-// code is the container's own where there is one, and 125 for our failures.
+// code is the container's own where there is one, 127 or 126 if the program
+// that it names is not there or cannot be executed, and 125 for the rest.
 package main
 
 import "os"

@@ -11,15 +11,20 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// exitOwn is the exit code of a failure that is ours and not the
-// container's, the one that docker's scripts expect.
-const exitOwn = 125
+// Exit codes of failures that are ours and not the container's, those that
+// scripts written for docker and for shells expect.
+const (
+	exitOwn           = 125
+	exitNotExecutable = 126 // the program is there and cannot be executed
+	exitNoProgram     = 127 // the program is not there
+)
 
 // A problem is a failure as a person wants to read it.
 type problem struct {
 	what string // "cannot stop container web"
 	why  string // one sentence
 	do   string // the next thing to try
+	code int    // exit code; 0 is exitOwn
 }
 
 func (p *problem) Error() string { return p.what + ": " + p.why }
@@ -44,6 +49,43 @@ func cannot(err error, format string, args ...any) error {
 	what := "cannot " + fmt.Sprintf(format, args...)
 	return &problem{what: what, why: why(what, err), do: advice(err)}
 }
+
+// cannotExecute is cannot for what starts a program that the caller named. The
+// kernel's word about that program is all that matters then.
+func cannotExecute(err error, format string, args ...any) error {
+	msg := status.Convert(err).Message()
+	at := strings.LastIndex(msg, `exec: "`)
+	if err == nil || at < 0 {
+		return cannot(err, format, args...)
+	}
+	p := &problem{what: "cannot " + fmt.Sprintf(format, args...), why: msg[at+len("exec: "):]}
+	if strings.Contains(p.why, "not found") || strings.Contains(p.why, "no such file") {
+		p.code, p.do = exitNoProgram, "check its spelling, and that the image has it: berth inspect IMAGE"
+	} else {
+		p.code, p.do = exitNotExecutable, "name a program that may be executed, and is built for this machine"
+	}
+	return p
+}
+
+// advised replaces the advice of err, where the daemon answered with that
+// code, by one that the verb knows to be better.
+func advised(err error, code codes.Code, do string) error {
+	if status.Code(err) != code || gone(err) {
+		return err
+	}
+	return &better{error: err, do: do}
+}
+
+// better is an error that brings its own advice.
+type better struct {
+	error
+	do string
+}
+
+func (b *better) Unwrap() error { return b.error }
+
+// GRPCStatus keeps the daemon's code and words as they are.
+func (b *better) GRPCStatus() *status.Status { return status.Convert(b.error) }
 
 // why strips what a person cannot use from err: the wrapping of gRPC, and the
 // head of the sentence if the daemon says what we said already.
@@ -77,6 +119,10 @@ func gone(err error) bool {
 // advice is what helps against a class of failure when the verb knows nothing
 // better.
 func advice(err error) string {
+	var b *better
+	if errors.As(err, &b) {
+		return b.do
+	}
 	if errors.Is(err, context.Canceled) {
 		return "run the command again when you are ready"
 	}
@@ -122,5 +168,8 @@ func report(w io.Writer, err error) int {
 		p = &problem{what: "cannot read the command line", why: err.Error(), do: "see: berth --help"}
 	}
 	fmt.Fprintf(w, "berth: %s\n  why: %s\n  try: %s\n", p.what, p.why, p.do)
+	if p.code != 0 {
+		return p.code
+	}
 	return exitOwn
 }

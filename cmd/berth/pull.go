@@ -13,6 +13,7 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/term"
+	"google.golang.org/grpc/codes"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/cri/admin/api"
@@ -83,6 +84,8 @@ func (c *cli) pull(ctx context.Context, cl *client, ref, creds string, w io.Writ
 	id, err := cl.admin.Pull(ctx, r, show.report)
 	show.end(err == nil)
 	if err != nil {
+		err = advised(err, codes.NotFound, "check the spelling of the name and the tag, and that the registry has them")
+		err = advised(err, codes.Unavailable, "check that this node reaches the registry; mirrors stand in /etc/berth/certs.d/HOST/hosts.toml")
 		return "", cannot(err, "pull %s", ref)
 	}
 	return id, nil

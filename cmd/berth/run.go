@@ -8,10 +8,12 @@ import (
 	mathrand "math/rand/v2"
 	"os"
 	"os/signal"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/status"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -117,7 +119,11 @@ func (c *cli) makeOne(ctx context.Context, cl *client, r *runFlags) (*podOfOne, 
 	one := &podOfOne{name: r.name, logs: logFolder{root: r.logRoot, name: r.logFolder}}
 	if err := one.make(ctx, cl, podConfig, config); err != nil {
 		one.undo(ctx, cl)
-		return nil, cannot(err, "run %s", r.image)
+		if len(podConfig.PortMappings) > 0 && strings.Contains(err.Error(), "host port") {
+			do := "choose another port of the host (-p), or end what holds this one: berth ps, ss -lntup"
+			err = advised(err, status.Code(err), do)
+		}
+		return nil, cannotExecute(err, "run %s", r.image)
 	}
 	return one, nil
 }

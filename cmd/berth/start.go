@@ -34,7 +34,7 @@ func startVerb(c *cli) *cobra.Command {
 			}
 			if o.container.State == criv1.ContainerState_CONTAINER_CREATED {
 				if _, err := cl.runtime.StartContainer(ctx, &criv1.StartContainerRequest{ContainerId: o.id()}); err != nil {
-					return cannot(err, "start %s", o)
+					return cannotExecute(err, "start %s", o)
 				}
 			}
 			fmt.Fprintln(c.out, name)

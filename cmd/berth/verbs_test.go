@@ -110,7 +110,7 @@ func TestRunUndoesWhatItCannotFinish(t *testing.T) {
 	n := newNode(t)
 	n.addImage("docker.io/library/box:latest", "box")
 	code, _, errs := n.berth("run", "-d", "box", "nonsense")
-	if code != exitOwn || !strings.Contains(errs, `executable file not found`) || strings.Contains(errs, "rpc error") {
+	if code != exitNoProgram || !strings.Contains(errs, `why: "nonsense": executable file not found`) || strings.Contains(errs, "rpc error") {
 		t.Errorf("code %d, %q", code, errs)
 	}
 	if len(n.pods)+len(n.containers) != 0 {
