@@ -31,6 +31,7 @@ func (s *story) overlay(ctx context.Context, name string) (overlay, error) {
 	if err != nil {
 		return overlay{}, err
 	}
+	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\134`, `\`)
 	for _, line := range strings.Split(string(data), "\n") {
 		left, right, ok := strings.Cut(line, " - overlay ")
 		fields := strings.Fields(left)
@@ -42,11 +43,11 @@ func (s *story) overlay(ctx context.Context, name string) (overlay, error) {
 			key, value, _ := strings.Cut(option, "=")
 			switch key {
 			case "lowerdir":
-				o.lower = strings.Split(value, ":")
+				o.lower = strings.Split(unescape.Replace(value), ":")
 			case "lowerdir+":
-				o.lower = append(o.lower, value)
+				o.lower = append(o.lower, unescape.Replace(value))
 			case "upperdir":
-				o.upper = value
+				o.upper = unescape.Replace(value)
 			}
 		}
 		o.absolute(s.Root)

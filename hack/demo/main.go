@@ -20,18 +20,40 @@ import (
 )
 
 func main() {
-	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer cancel()
 	begin := time.Now()
 	s, err := newStory()
 	if err == nil {
-		err = errors.Join(s.tell(ctx), s.end())
+		err = s.whole(ctx)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errInterrupted):
+		fmt.Fprintln(os.Stderr, "Nothing is left of the demo.")
+		os.Exit(130)
+	case err != nil:
 		fmt.Fprintf(os.Stderr, "\nThe demo does not hold: %v\n", err)
 		os.Exit(1)
 	}
 	fmt.Printf("\nThe demo held: every step above was checked, in %s.\n", since(begin))
+}
+
+var errInterrupted = errors.New("interrupted")
+
+// whole tells the story and takes the lab down, whatever happened.
+func (s *story) whole(ctx context.Context) error {
+	err := s.tell(ctx)
+	switch {
+	case ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "\nInterrupted; taking everything down.")
+		err = nil
+	case err != nil:
+		fmt.Fprintf(os.Stderr, "\nthe daemon's last words:\n%s\n", lab.Tail(s.DaemonLog(), 30))
+	}
+	if err = errors.Join(err, s.end()); err == nil && ctx.Err() != nil {
+		return errInterrupted
+	}
+	return err
 }
 
 func newStory() (*story, error) {
@@ -81,7 +103,6 @@ func (s *story) end() error {
 	if s.Running() {
 		_ = s.RemoveAll(ctx)
 	}
-	fmt.Fprintf(os.Stderr, "\nthe daemon's last words:\n%s\n", lab.Tail(s.DaemonLog(), 30))
 	return s.Close(ctx)
 }
 

@@ -1,6 +1,7 @@
 // Package lab runs a berthd of its own beside whatever else the machine runs:
 // own root, state, bridge, subnets, cgroup parent and registry, all under one
-// directory of the clone and with one random name in all of theirs.
+// directory of the clone, wherever that lies, and with one random name in all
+// of theirs.
 //
 // Law. What a lab makes in the kernel or on disk carries its name, so Residue
 // finds what is left by looking at the machine, not at what anybody
@@ -45,7 +46,7 @@ type Lab struct {
 	Options
 	Clone   string // the repository
 	Name    string // "b" and six hex digits, in every name below
-	Dir     string // everything on disk, but State where the clone's path is long
+	Dir     string // everything on disk, but State where the clone's path is long; in /tmp where layers cannot lie in the clone
 	Root    string
 	State   string
 	Logs    string // pods' log directories for clients that choose them
@@ -79,6 +80,10 @@ func New(o Options) (*Lab, error) {
 	}
 	l := &Lab{Options: o, Clone: clone, Name: "b" + hex.EncodeToString(raw)}
 	l.Dir = filepath.Join(clone, "hack/.cache", l.Name)
+	if strings.ContainsAny(clone, `:,\`) {
+		// Overlay options cannot carry such a path; Close removes this one too.
+		l.Dir = filepath.Join("/tmp", l.Name)
+	}
 	if err := os.MkdirAll(l.Dir, 0o711); err != nil {
 		return nil, err
 	}

@@ -120,7 +120,7 @@ func (l *Lab) StartRegistry(ctx context.Context) error {
 func (l *Lab) StartRegistryAt(ctx context.Context, port int) error {
 	l.Registry = fmt.Sprintf("127.0.0.1:%d", port)
 	config := filepath.Join(l.Dir, "registry.yml")
-	text := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage:\n  filesystem: {rootdirectory: %s}\n  delete: {enabled: true}\nhttp: {addr: %s}\n",
+	text := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nstorage:\n  filesystem: {rootdirectory: %q}\n  delete: {enabled: true}\nhttp: {addr: %s}\n",
 		filepath.Join(l.Dir, "registry"), l.Registry)
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return err

@@ -15,6 +15,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/runtime/sys/mount"
 )
 
 // Residue lists what the lab has in the kernel at this moment: mounts,
@@ -119,38 +121,29 @@ func (l *Lab) under(path string) bool {
 
 func (l *Lab) mounts() []string {
 	var found []string
-	for _, fields := range mountinfo() {
-		if l.under(fields[4]) {
-			found = append(found, fields[4])
+	for _, m := range mountTable() {
+		if l.under(m.Target) {
+			found = append(found, m.Target)
 		}
 	}
 	return found
 }
 
-// mountinfo is /proc/self/mountinfo split into its fields; [4] is the mount
-// point. Our names need no unescaping.
-func mountinfo() [][]string {
-	data, err := os.ReadFile("/proc/self/mountinfo")
+func mountTable() []mount.Info {
+	table, err := mount.Table()
 	if err != nil {
 		panic(err) // no /proc: nothing here can work
 	}
-	var lines [][]string
-	for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
-		if fields := strings.Fields(line); len(fields) > 6 {
-			lines = append(lines, fields)
-		}
-	}
-	return lines
+	return table
 }
 
 func (l *Lab) cgroups() []string {
 	var found []string
-	for _, fields := range mountinfo() {
-		dash := slices.Index(fields, "-")
-		if dash < 0 || !strings.HasPrefix(fields[dash+1], "cgroup") {
+	for _, m := range mountTable() {
+		if !strings.HasPrefix(m.FSType, "cgroup") {
 			continue
 		}
-		_ = filepath.WalkDir(filepath.Join(fields[4], l.CgroupParent), func(path string, d fs.DirEntry, err error) error {
+		_ = filepath.WalkDir(filepath.Join(m.Target, l.CgroupParent), func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
 				found = append(found, path)
 			}
