@@ -2,6 +2,8 @@
 
 # sudo often drops Go from PATH.
 export PATH := $(PATH):/usr/local/go/bin:/usr/lib/go/bin
+# systemd units and bare environments have no HOME, where Go's caches are.
+export HOME ?= /root
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := all
@@ -23,10 +25,11 @@ GO_BUILD     := $(GO) build -trimpath -buildvcs=false
 UNIT_PACKAGES = $$($(GO) list ./... | grep -v -e /runtime/shim$$ -e /cmd/berth-shim$$)
 
 BINARIES := bin/berthd bin/berth-shim bin/berth bin/berth-init
+SAMPLES  := deploy/config.toml deploy/crictl.yaml deploy/kubelet-berth.conf
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # ---- build ----------------------------------------------------------------
 
@@ -56,6 +59,9 @@ bin/failpoint/berthd: FORCE
 $(CACHE)/crictl: hack/tools/go.mod hack/tools/go.sum
 	@mkdir -p $(CACHE)
 	cd hack/tools && CGO_ENABLED=0 $(GO) build -buildvcs=false -o ../.cache/crictl sigs.k8s.io/cri-tools/cmd/crictl
+
+.PHONY: crictl
+crictl: $(CACHE)/crictl ## build kubernetes' client of CRI to hack/.cache/crictl
 
 .PHONY: setup
 setup: ## install the Debian packages that lack (hack/setup.sh says which)
@@ -122,20 +128,16 @@ bench: bin ## memory at rest and the latencies of a pod's life (root)
 install: ## install to $(DESTDIR)$(PREFIX): binaries, units, sample configuration
 	@# Built binaries are taken as they are: root has another build cache.
 	@for binary in $(BINARIES); do [ -x $$binary ] || exec $(MAKE) bin; done
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/berth
-	install -m 0755 $(BINARIES) $(DESTDIR)$(PREFIX)/bin
-	for unit in deploy/*.service; do \
-	  sed 's|@PREFIX@|$(PREFIX)|g' $$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/}; \
-	done
-	for sample in config.toml crictl.yaml kubelet-berth.conf; do \
-	  [ ! -e deploy/$$sample ] || install -m 0644 deploy/$$sample $(DESTDIR)$(PREFIX)/share/berth; \
-	done
+	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/lib/systemd/system" "$(DESTDIR)$(PREFIX)/share/berth"
+	install -m 0755 $(BINARIES) "$(DESTDIR)$(PREFIX)/bin"
+	sed 's|@PREFIX@|$(PREFIX)|g' deploy/berthd.service >"$(DESTDIR)$(PREFIX)/lib/systemd/system/berthd.service"
+	install -m 0644 $(SAMPLES) "$(DESTDIR)$(PREFIX)/share/berth"
 
 .PHONY: uninstall
 uninstall: ## remove what install installed; state and images stay
-	for binary in $(BINARIES); do rm -f $(DESTDIR)$(PREFIX)/bin/$${binary##*/}; done
-	for unit in deploy/*.service; do rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/}; done
-	rm -rf $(DESTDIR)$(PREFIX)/share/berth
+	for binary in $(BINARIES); do rm -f "$(DESTDIR)$(PREFIX)/bin/$${binary##*/}"; done
+	rm -f "$(DESTDIR)$(PREFIX)/lib/systemd/system/berthd.service"
+	rm -rf "$(DESTDIR)$(PREFIX)/share/berth"
 
 .PHONY: clean
 clean: ## remove what was built and cached in this folder

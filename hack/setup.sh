@@ -40,12 +40,13 @@ if [ ${#missing[@]} -eq 0 ]; then
 	exit 0
 fi
 
-echo "setup: this machine lacks ${#missing[@]} Debian packages, which takes 10 to 60 seconds to install:"
+echo "setup: this machine lacks, as Debian packages (10 to 60 seconds to install):"
 printf '%s\n' "${reasons[@]}"
 
 command -v apt-get >/dev/null || die \
-	"This system has no apt. Install with its own package manager what the list names (on Fedora:" \
-	"  sudo dnf install gcc make pkgconf glibc-static libseccomp-static docker-distribution busybox)."
+	"This system has no apt, so nothing was installed." \
+	"Install what the list names by other means, then run this again. It looks for gcc and make, the static libraries" \
+	"libc.a and libseccomp.a, pkg-config and docker-registry on PATH, and a static /bin/busybox."
 [ "$(id -u)" = 0 ] || die "Installing needs root. Run:" "  sudo apt-get install -y --no-install-recommends ${missing[*]}"
 
 # Debian starts a service of the registry on port 5000 when it is installed.
