@@ -3,9 +3,12 @@
 package e2e
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/hack/lab"
@@ -17,7 +20,7 @@ import (
 func TestViews(t *testing.T) {
 	n := newNode(t, lab.Options{})
 	n.crictl("pull", n.shell)
-	_, local := n.run("local", lab.ContainerConfig("c", n.shell, "sleep", "1000"))
+	localPod, local := n.run("local", lab.ContainerConfig("c", n.shell, "sleep", "1000"))
 
 	conn, err := n.Dial(n.Kubelet)
 	if err != nil {
@@ -43,11 +46,18 @@ func TestViews(t *testing.T) {
 	if len(containers.Containers) != 0 {
 		t.Errorf("kubelet.sock shows the containers %v", containers.Containers)
 	}
-	if _, err := kubelet.ContainerStatus(t.Context(), &criv1.ContainerStatusRequest{ContainerId: local}); err == nil {
-		t.Error("kubelet.sock tells the status of a local container")
+	if _, err := kubelet.PodSandboxStatus(t.Context(), &criv1.PodSandboxStatusRequest{PodSandboxId: localPod}); status.Code(err) != codes.NotFound {
+		t.Errorf("kubelet.sock says of a local pod: %v, want NotFound", err)
 	}
-	if all := n.crictl("pods", "-q"); strings.Count(all, "\n") != 1 {
-		t.Errorf("berth.sock shows the pods %q, want both", all)
+	if _, err := kubelet.ContainerStatus(t.Context(), &criv1.ContainerStatusRequest{ContainerId: local}); status.Code(err) != codes.NotFound {
+		t.Errorf("kubelet.sock says of a local container: %v, want NotFound", err)
+	}
+	// Stopping what is not there succeeds in CRI, and must not reach the local pod.
+	_, _ = kubelet.StopPodSandbox(t.Context(), &criv1.StopPodSandboxRequest{PodSandboxId: localPod})
+	_, _ = kubelet.RemovePodSandbox(t.Context(), &criv1.RemovePodSandboxRequest{PodSandboxId: localPod})
+	all := strings.Fields(n.crictl("pods", "-q", "--no-trunc", "--state", "ready"))
+	if len(all) != 2 || !slices.Contains(all, localPod) || !slices.Contains(all, made.PodSandboxId) {
+		t.Errorf("berth.sock shows the pods %q, want %s and %s", all, localPod, made.PodSandboxId)
 	}
 
 	images, err := criv1.NewImageServiceClient(conn).ListImages(t.Context(), &criv1.ListImagesRequest{})
@@ -56,5 +66,15 @@ func TestViews(t *testing.T) {
 	}
 	if len(images.Images) != 1 || !images.Images[0].Pinned {
 		t.Errorf("kubelet.sock shows the images %v, want one that is pinned", images.Images)
+	}
+	if err := n.RemovePod(t.Context(), localPod); err != nil {
+		t.Fatal(err)
+	}
+	images, err = criv1.NewImageServiceClient(conn).ListImages(t.Context(), &criv1.ListImagesRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(images.Images) != 1 || images.Images[0].Pinned {
+		t.Errorf("kubelet.sock shows the images %v, want one that is free to go", images.Images)
 	}
 }
