@@ -17,6 +17,13 @@ const (
 	commandNote     = ownPrefix + "command" // on the container: its command, a JSON array
 )
 
+// Where crictl looks for the name of a container's pod. The kubelet writes
+// them too.
+const (
+	podNameLabel      = "io.kubernetes.pod.name"
+	podNamespaceLabel = "io.kubernetes.pod.namespace"
+)
+
 // What the kubelet writes on its own.
 const (
 	kubeletContainerLabel = "io.kubernetes.container.name"

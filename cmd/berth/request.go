@@ -173,6 +173,7 @@ func (r *runFlags) containerConfig(image string, argv []string) (*criv1.Containe
 		return nil, err
 	}
 	labels[runLabel] = "true"
+	labels[podNameLabel], labels[podNamespaceLabel] = r.metadata().Name, r.metadata().Namespace
 	limits, err := parseLimits(r.cpus, r.memory, r.pids)
 	if err != nil {
 		return nil, err
