@@ -60,13 +60,17 @@ func (s *Service) Tag(ctx context.Context, src, dst string) error {
 	})
 }
 
-// Untag removes one tag and leaves the image. A tag that is absent is success.
+// Untag removes one tag and leaves the image, even if that was its last name.
+// A tag that is absent is NotFound.
 func (s *Service) Untag(_ context.Context, ref string) error {
 	tag, err := s.tagOf(ref)
 	if err != nil {
 		return err
 	}
 	return s.change(func(tx *meta.Tx, st *meta.State) error {
+		if _, ok := st.Tags[tag]; !ok {
+			return errkind.New(errkind.NotFound, "cannot remove tag %s: no image has it", tag)
+		}
 		tx.DeleteTag(tag)
 		delete(st.Tags, tag)
 		return nil

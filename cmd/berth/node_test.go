@@ -454,6 +454,10 @@ func (n *node) InspectImage(_ context.Context, r *api.ImageRequest) (*api.Image,
 	return &api.Image{
 		ID: img.Id, Tags: img.RepoTags, Size: img.Size, Created: time.Now().Add(-72 * time.Hour),
 		Config: []byte(`{"Entrypoint":["/entry"],"Cmd":["serve"]}`),
+		History: []api.History{
+			{CreatedBy: "COPY x /  # with\tspaces", Comment: "by hand", DiffID: "sha256:" + strings.Repeat("cd", 32), Size: 4_200_000},
+			{CreatedBy: `CMD ["serve"]`},
+		},
 	}, nil
 }
 

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -14,10 +16,10 @@ func rmiVerb(c *cli) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:     "rmi IMAGE...",
-		Short:   "Remove images",
+		Short:   "Remove images; of an image that has more names, the one given",
 		Example: examples("berth rmi nginx:1.29", "berth rmi 9f3c2a1b"),
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "also an image that containers use; they go on")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "also an image that containers use, which go on, or one of several names by its id")
 	return c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
 		inv, err := cl.look(ctx)
 		if err != nil {
@@ -26,6 +28,12 @@ func rmiVerb(c *cli) *cobra.Command {
 		return c.each(args, func(ref string) error {
 			id, err := cl.findImage(ctx, ref)
 			if err != nil {
+				return err
+			}
+			if done, err := cl.untagOnly(ctx, ref, force); done || err != nil {
+				if done {
+					fmt.Fprintf(c.out, "Untagged %s\n", ref)
+				}
 				return err
 			}
 			if users := inv.users(id); len(users) > 0 && !force {
@@ -42,6 +50,32 @@ func rmiVerb(c *cli) *cobra.Command {
 			return nil
 		})
 	})
+}
+
+// untagOnly does what docker does with an image of several names: removing it
+// by one of them takes that name, and by its id is refused unless forced.
+func (cl *client) untagOnly(ctx context.Context, ref string, force bool) (done bool, err error) {
+	img, err := cl.admin.InspectImage(ctx, ref)
+	if err != nil {
+		return false, cannot(err, "remove the image %s", ref)
+	}
+	if len(img.Tags) < 2 {
+		return false, nil
+	}
+	switch err := cl.admin.Untag(ctx, ref); {
+	case err == nil:
+		return true, nil
+	case status.Code(err) != codes.NotFound && status.Code(err) != codes.InvalidArgument:
+		return false, cannot(err, "remove the image %s", ref)
+	case force:
+		return false, nil
+	}
+	// It was found by something that is no tag: its id, or a digest.
+	return false, &problem{
+		what: "cannot remove the image " + ref,
+		why:  "it has several names: " + strings.Join(img.Tags, ", "),
+		do:   "remove it by these names, or insist with berth rmi -f",
+	}
 }
 
 // findImage returns the id of the image that ref names.

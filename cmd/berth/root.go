@@ -64,7 +64,8 @@ func newRoot(c *cli) *cobra.Command {
 	root.AddCommand(
 		runVerb(c), startVerb(c), stopVerb(c), killVerb(c), rmVerb(c), waitVerb(c),
 		psVerb(c), podsVerb(c), logsVerb(c), execVerb(c), statsVerb(c), inspectVerb(c),
-		imagesVerb(c), pullVerb(c), loadVerb(c), tagVerb(c), rmiVerb(c),
+		imagesVerb(c), pullVerb(c), loadVerb(c), tagVerb(c), untagVerb(c), historyVerb(c), rmiVerb(c), pruneVerb(c),
+		registryVerb(c),
 		checkVerb(c), dfVerb(c), infoVerb(c), versionVerb(c), stepsVerb(c),
 	)
 	return root

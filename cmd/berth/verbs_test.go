@@ -315,6 +315,7 @@ func TestImageVerbs(t *testing.T) {
 	if n.must(t, "load", "-i", dir); !strings.Contains(string(n.loaded), "oci-layout") {
 		t.Error("load of a folder did not pack it")
 	}
+	n.must(t, "rmi", "registry.example.com/team/app:1")
 	n.must(t, "run", "-d", "--name", "user", "box", "sleep")
 	if code, _, errs := n.berth("rmi", "box"); code != exitOwn || !strings.Contains(errs, "it is used by container user") {
 		t.Errorf("rmi of a used one: %d %q", code, errs)

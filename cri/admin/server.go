@@ -12,7 +12,6 @@ package admin
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 
@@ -41,6 +40,10 @@ type Images interface {
 	Status(ctx context.Context, ref string) (imageservice.Image, error)
 	List(ctx context.Context) ([]imageservice.Image, error)
 	Tag(ctx context.Context, src, dst string) error
+	Untag(ctx context.Context, ref string) error
+	History(ctx context.Context, ref string) ([]imageservice.HistoryEntry, error)
+	Prune(ctx context.Context, scope imageservice.PruneScope) (imageservice.Pruned, error)
+	Explain(ctx context.Context, ref string, auth *imageservice.Auth) (string, []imageservice.Endpoint, error)
 	Usage(ctx context.Context) (imageservice.Usage, error)
 	Load(ctx context.Context, r io.Reader, progress func(imageservice.Progress)) ([]imageservice.Image, error)
 	SnapshotUsage(ctx context.Context, containerID string) (bytes, inodes uint64, err error)
@@ -145,29 +148,4 @@ func firstOf(lists ...[]string) string {
 		}
 	}
 	return ""
-}
-
-// InspectImage tells all of an image.
-func (s *Server) InspectImage(ctx context.Context, r *api.ImageRequest) (*api.Image, error) {
-	img, err := s.cfg.Images.Status(ctx, r.Ref)
-	if err != nil {
-		return nil, err
-	}
-	config, err := json.Marshal(img.Config)
-	if err != nil {
-		return nil, fmt.Errorf("cannot show the configuration of image %s: %w", img.ID, err)
-	}
-	out := &api.Image{
-		ID: img.ID, Tags: img.Tags, Digests: img.Digests, Size: img.Size,
-		Pinned: img.Pinned, Created: img.Created, Config: config,
-	}
-	for _, l := range img.Layers {
-		out.Layers = append(out.Layers, api.Layer{DiffID: string(l.DiffID), Size: int64(l.Size)})
-	}
-	return out, nil
-}
-
-// Tag gives an image one more name.
-func (s *Server) Tag(ctx context.Context, r *api.TagRequest) (*api.Empty, error) {
-	return &api.Empty{}, s.cfg.Images.Tag(ctx, r.Source, r.Target)
 }

@@ -123,6 +123,26 @@ func (o *oneImage) Tag(_ context.Context, src, dst string) error {
 	return nil
 }
 
+func (o *oneImage) Untag(_ context.Context, ref string) error {
+	o.tagged = "not " + ref
+	return nil
+}
+
+func (*oneImage) History(context.Context, string) ([]imageservice.HistoryEntry, error) {
+	return []imageservice.HistoryEntry{{CreatedBy: "COPY", DiffID: "sha256:l", Size: 7}, {CreatedBy: "CMD"}}, nil
+}
+
+func (*oneImage) Prune(_ context.Context, scope imageservice.PruneScope) (imageservice.Pruned, error) {
+	if scope == imageservice.PruneUntagged {
+		return imageservice.Pruned{}, nil
+	}
+	return imageservice.Pruned{Images: []imageservice.Image{img}, Bytes: 7}, nil
+}
+
+func (*oneImage) Explain(_ context.Context, ref string, _ *imageservice.Auth) (string, []imageservice.Endpoint, error) {
+	return "docker.io/library/" + ref, []imageservice.Endpoint{{URL: "https://h/v2/a", Server: true, Capabilities: []string{"pull"}, Auth: "none"}}, nil
+}
+
 func (*oneImage) Usage(context.Context) (imageservice.Usage, error) {
 	return imageservice.Usage{Mountpoint: "/m", Bytes: 7, Inodes: 2}, nil
 }
@@ -183,11 +203,21 @@ func TestSimpleCallsRoundTrip(t *testing.T) {
 	if err := c.Tag(ctx, "a", "b"); err != nil || images.tagged != "a b" {
 		t.Errorf("tag: %q, %v", images.tagged, err)
 	}
+	if err := c.Untag(ctx, "b"); err != nil || images.tagged != "not b" {
+		t.Errorf("untag: %q, %v", images.tagged, err)
+	}
+	if r, err := c.Prune(ctx, &api.PruneRequest{All: true}); err != nil || r.Bytes != 7 || len(r.Images) != 1 || r.Images[0].Name != img.Tags[0] {
+		t.Errorf("prune: %+v, %v", r, err)
+	}
+	if r, err := c.ExplainRegistry(ctx, "a"); err != nil || r.Ref != "docker.io/library/a" || len(r.Endpoints) != 1 || !r.Endpoints[0].Server {
+		t.Errorf("explain: %+v, %v", r, err)
+	}
 	if err := c.Signal(ctx, "c", "HUP"); err != nil || !reflect.DeepEqual(pods.signals, []string{"c HUP"}) {
 		t.Errorf("signal: %q, %v", pods.signals, err)
 	}
 	i, err := c.InspectImage(ctx, "a")
-	if err != nil || i.ID != img.ID || len(i.Layers) != 1 || !i.Created.Equal(img.Created) || len(i.Config) == 0 {
+	if err != nil || i.ID != img.ID || len(i.Layers) != 1 || !i.Created.Equal(img.Created) || len(i.Config) == 0 ||
+		!reflect.DeepEqual(i.History, []api.History{{CreatedBy: "COPY", DiffID: "sha256:l", Size: 7}, {CreatedBy: "CMD"}}) {
 		t.Errorf("inspect: %+v, %v", i, err)
 	}
 	if _, err := c.InspectImage(ctx, "b"); status.Code(err) != codes.NotFound {

@@ -32,10 +32,14 @@ type capability uint8
 const (
 	canPull capability = 1 << iota
 	canResolve
+	canPush
+
+	canAll = canPull | canResolve | canPush
 )
 
 // host is one endpoint as configured.
 type host struct {
+	source      string   // file or directory that says so; empty if none does
 	base        *url.URL // with the path up to the repository's name
 	can         capability
 	ca          []string    // files
@@ -72,15 +76,24 @@ func loadHosts(certsDirs []string, name string) ([]host, error) {
 		text, err := os.ReadFile(file)
 		switch {
 		case err == nil:
-			return parseHosts(file, text, name)
+			return fromFile(file, text, name)
 		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid):
 			return nil, errkind.New(errkind.FailedPrecondition, "cannot read registry hosts: %w", err)
 		}
 		if h, ok := dockerCerts(dir, name); ok {
+			h.source = dir
 			return []host{h}, nil
 		}
 	}
-	return []host{{base: defaultServer(name, false), can: canPull | canResolve}}, nil
+	return []host{{base: defaultServer(name, false), can: canAll}}, nil
+}
+
+func fromFile(file string, text []byte, name string) ([]host, error) {
+	hosts, err := parseHosts(file, text, name)
+	for i := range hosts {
+		hosts[i].source = file
+	}
+	return hosts, err
 }
 
 // hostDirs lists where the settings of a host may be. A colon is allowed in a
@@ -108,7 +121,7 @@ func dockerCerts(dir, name string) (host, bool) {
 	if len(ca)+len(certs) == 0 {
 		return host{}, false
 	}
-	h := host{base: defaultServer(name, true), can: canPull | canResolve, ca: ca}
+	h := host{base: defaultServer(name, true), can: canAll, ca: ca}
 	for _, cert := range certs {
 		h.client = append(h.client, [2]string{cert, strings.TrimSuffix(cert, ".cert") + ".key"})
 	}
@@ -243,7 +256,7 @@ func parseBase(s string, overridePath bool) (*url.URL, error) {
 func (s hostSettings) resolve(base *url.URL, dir string) (host, error) {
 	h := host{base: base, skipVerify: s.SkipVerify, header: http.Header{}}
 	if s.Capabilities == nil {
-		h.can = canPull | canResolve
+		h.can = canAll
 	}
 	for _, c := range s.Capabilities {
 		switch c {
@@ -251,7 +264,9 @@ func (s hostSettings) resolve(base *url.URL, dir string) (host, error) {
 			h.can |= canPull
 		case "resolve":
 			h.can |= canResolve
-		case "push", "referrers": // known, but nothing here asks for them
+		case "push":
+			h.can |= canPush
+		case "referrers": // known, but nothing here asks for them
 		default:
 			return host{}, fmt.Errorf("unknown capability %q", c)
 		}

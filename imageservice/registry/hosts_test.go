@@ -63,7 +63,7 @@ func TestParseHostsSettings(t *testing.T) {
 	}
 	a, b := hosts[0], hosts[1]
 	switch {
-	case a.can != canPull || b.can != canPull|canResolve:
+	case a.can != canPull|canPush || b.can != canAll:
 		t.Errorf("capabilities %d and %d", a.can, b.can)
 	case !slices.Equal(a.ca, []string{"/etc/x/a.pem"}) || !slices.Equal(b.ca, []string{"/abs.pem", "/etc/x/rel.pem"}):
 		t.Errorf("ca %v and %v", a.ca, b.ca)

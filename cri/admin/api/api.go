@@ -97,7 +97,8 @@ type Image struct {
 	Pinned  bool            `json:"pinned,omitempty"`
 	Layers  []Layer         `json:"layers"` // lowest first
 	Created time.Time       `json:"created"`
-	Config  json.RawMessage `json:"config,omitempty"` // the "config" part of the OCI image configuration
+	Config  json.RawMessage `json:"config,omitempty"`  // the "config" part of the OCI image configuration
+	History []History       `json:"history,omitempty"` // oldest first
 }
 
 // Layer is one layer of an image.

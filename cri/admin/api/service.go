@@ -16,6 +16,13 @@ type Server interface {
 	Load(grpc.ClientStreamingServer[Chunk, LoadResult]) error
 	// Tag gives an image one more name, taking that name from another image.
 	Tag(context.Context, *TagRequest) (*Empty, error)
+	// Untag takes one name from an image, which stays; NotFound where there is
+	// no such name.
+	Untag(context.Context, *ImageRequest) (*Empty, error)
+	// Prune removes images that no container uses.
+	Prune(context.Context, *PruneRequest) (*PruneResult, error)
+	// ExplainRegistry tells where a pull of a reference would look, in order.
+	ExplainRegistry(context.Context, *ImageRequest) (*RegistryExplanation, error)
 	// InspectImage tells all of an image; NotFound where there is none.
 	InspectImage(context.Context, *ImageRequest) (*Image, error)
 	// Logs sends the lines of a container's log.
@@ -45,6 +52,9 @@ var serviceDesc = grpc.ServiceDesc{
 	Methods: []grpc.MethodDesc{
 		unary("Info", Server.Info),
 		unary("Tag", Server.Tag),
+		unary("Untag", Server.Untag),
+		unary("Prune", Server.Prune),
+		unary("ExplainRegistry", Server.ExplainRegistry),
 		unary("InspectImage", Server.InspectImage),
 		unary("Wait", Server.Wait),
 		unary("Signal", Server.Signal),

@@ -1,0 +1,63 @@
+package api
+
+import (
+	"context"
+	"time"
+)
+
+// History is one command of the build of an image.
+type History struct {
+	Created   time.Time `json:"created,omitzero"`
+	CreatedBy string    `json:"created_by,omitempty"`
+	Comment   string    `json:"comment,omitempty"`
+	DiffID    string    `json:"diff_id,omitempty"` // of the layer that it made; empty: none
+	Size      int64     `json:"size,omitempty"`    // of that layer, bytes unpacked
+}
+
+// PruneRequest says which images go.
+type PruneRequest struct {
+	All bool `json:"all,omitempty"` // tagged ones too
+}
+
+// PruneResult names what went. Bytes is what came free: less than the sum of
+// the images where they share layers with others.
+type PruneResult struct {
+	Images []Usage `json:"images"`
+	Bytes  uint64  `json:"bytes"`
+}
+
+// RegistryExplanation tells where a pull looks, in order.
+type RegistryExplanation struct {
+	Ref       string     `json:"ref"` // in full
+	Endpoints []Endpoint `json:"endpoints"`
+}
+
+// Endpoint is one place where an image is looked for. It holds no secret.
+type Endpoint struct {
+	URL          string      `json:"url"`
+	Server       bool        `json:"server,omitempty"` // the authority; otherwise a mirror
+	Capabilities []string    `json:"capabilities"`
+	Source       string      `json:"source,omitempty"` // file or directory that says so; empty: the default
+	Auth         string      `json:"auth"`
+	CA           []string    `json:"ca,omitempty"`
+	Client       [][2]string `json:"client,omitempty"` // files of certificate and key
+	SkipVerify   bool        `json:"skip_verify,omitempty"`
+	Headers      []string    `json:"headers,omitempty"` // names
+	Proxy        string      `json:"proxy,omitempty"`
+}
+
+// Untag takes the name ref from its image, which stays.
+func (c *Client) Untag(ctx context.Context, ref string) error {
+	_, err := call[Empty](ctx, c, "Untag", &ImageRequest{Ref: ref})
+	return err
+}
+
+// Prune removes images that no container uses.
+func (c *Client) Prune(ctx context.Context, r *PruneRequest) (*PruneResult, error) {
+	return call[PruneResult](ctx, c, "Prune", r)
+}
+
+// ExplainRegistry tells where a pull of ref would look, in order.
+func (c *Client) ExplainRegistry(ctx context.Context, ref string) (*RegistryExplanation, error) {
+	return call[RegistryExplanation](ctx, c, "ExplainRegistry", &ImageRequest{Ref: ref})
+}

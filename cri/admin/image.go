@@ -1,0 +1,79 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/berth-runtime/berth/cri/admin/api"
+	"github.com/berth-runtime/berth/imageservice"
+)
+
+// InspectImage tells all of an image.
+func (s *Server) InspectImage(ctx context.Context, r *api.ImageRequest) (*api.Image, error) {
+	img, err := s.cfg.Images.Status(ctx, r.Ref)
+	if err != nil {
+		return nil, err
+	}
+	config, err := json.Marshal(img.Config)
+	if err != nil {
+		return nil, fmt.Errorf("cannot show the configuration of image %s: %w", img.ID, err)
+	}
+	out := &api.Image{
+		ID: img.ID, Tags: img.Tags, Digests: img.Digests, Size: img.Size,
+		Pinned: img.Pinned, Created: img.Created, Config: config,
+	}
+	for _, l := range img.Layers {
+		out.Layers = append(out.Layers, api.Layer{DiffID: string(l.DiffID), Size: int64(l.Size)})
+	}
+	history, err := s.cfg.Images.History(ctx, img.ID)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range history {
+		out.History = append(out.History, api.History{
+			Created: h.Created, CreatedBy: h.CreatedBy, Comment: h.Comment, DiffID: string(h.DiffID), Size: int64(h.Size),
+		})
+	}
+	return out, nil
+}
+
+// Tag gives an image one more name.
+func (s *Server) Tag(ctx context.Context, r *api.TagRequest) (*api.Empty, error) {
+	return &api.Empty{}, s.cfg.Images.Tag(ctx, r.Source, r.Target)
+}
+
+// Untag takes one name from an image.
+func (s *Server) Untag(ctx context.Context, r *api.ImageRequest) (*api.Empty, error) {
+	return &api.Empty{}, s.cfg.Images.Untag(ctx, r.Ref)
+}
+
+// Prune removes images that no container uses.
+func (s *Server) Prune(ctx context.Context, r *api.PruneRequest) (*api.PruneResult, error) {
+	scope := imageservice.PruneUntagged
+	if r.All {
+		scope = imageservice.PruneUnused
+	}
+	p, err := s.cfg.Images.Prune(ctx, scope)
+	if err != nil {
+		return nil, err
+	}
+	out := &api.PruneResult{Images: []api.Usage{}, Bytes: p.Bytes}
+	for _, img := range p.Images {
+		out.Images = append(out.Images, api.Usage{ID: img.ID, Name: firstOf(img.Tags, img.Digests), Bytes: img.Size})
+	}
+	return out, nil
+}
+
+// ExplainRegistry tells where a pull of a reference would look, in order.
+func (s *Server) ExplainRegistry(ctx context.Context, r *api.ImageRequest) (*api.RegistryExplanation, error) {
+	full, endpoints, err := s.cfg.Images.Explain(ctx, r.Ref, nil)
+	if err != nil {
+		return nil, err
+	}
+	out := &api.RegistryExplanation{Ref: full}
+	for _, e := range endpoints {
+		out.Endpoints = append(out.Endpoints, api.Endpoint(e))
+	}
+	return out, nil
+}
