@@ -6,6 +6,15 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 [ "$(id -u)" = 0 ] || { echo "make test needs root for its root and e2e lanes. Run: sudo make test (or, without root: make test-unit)" >&2; exit 1; }
+
+cat <<'TEXT'
+berth's tests: lint, unit, root (the real kernel, with the race detector), e2e (built binaries and crictl).
+
+  needs     Linux 5.15 or newer, root, Go 1.26, gcc, make; Debian or a descendant for what lacks
+  installs  Debian packages that lack (libseccomp-dev, pkg-config, docker-registry, busybox-static)
+  writes    hack/.cache of this clone, /tmp while a test runs, Go's own caches; no test uses the internet
+
+TEXT
 hack/setup.sh --quiet || exit 1
 
 logs=hack/.cache/test
