@@ -52,8 +52,14 @@ func (c *cli) daemonVersion(ctx context.Context) (*criv1.VersionResponse, error)
 	return v, cannot(err, "read the daemon's version")
 }
 
+// version is set by the linker.
+var version string
+
 // ownVersion is what the build recorded.
 func ownVersion() string {
+	if version != "" {
+		return version
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}
