@@ -94,6 +94,9 @@ func (s *Server) pinned() func(imageservice.Image) bool {
 	for _, c := range s.cfg.Pods.Containers(pod.ViewAll, pod.ContainerFilter{}) {
 		if c.Origin == pod.OriginLocal && c.Image != nil {
 			used[c.Image.ID] = true
+			for _, id := range c.VolumeImages {
+				used[id] = true
+			}
 		}
 	}
 	return func(img imageservice.Image) bool {

@@ -117,7 +117,14 @@ func (s *Service) MountReadOnly(_ context.Context, containerID, target string) e
 	defer s.snapshotLocks.Lock(containerID)()
 	row, err := s.snapshotRow(containerID)
 	if err == nil {
-		err = snapshot.MountReadOnly(s.lowers(row), target)
+		lowers := s.lowers(row)
+		if len(lowers) == 1 && lowers[0] != s.emptyDir() {
+			// A bind mount of the layer could be remounted writable by a
+			// privileged container. An overlay without upper cannot, and it
+			// wants two directories.
+			lowers = append(lowers, s.emptyDir())
+		}
+		err = snapshot.MountReadOnly(lowers, target)
 	}
 	if err != nil {
 		return kinded(err, "cannot mount image of snapshot %s", containerID)

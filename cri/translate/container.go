@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/berth-runtime/berth/runtime/spec"
 )
@@ -98,17 +99,20 @@ func mount(m *criv1.Mount) (spec.Mount, error) {
 		SELinuxRelabel:    m.GetSelinuxRelabel(),
 		Propagation:       fromPropagation[m.GetPropagation()],
 	}
+	if m.GetImage().GetImage() != "" {
+		out.Image, out.UserImage, out.ImageSubPath = m.Image.Image, m.Image.UserSpecifiedImage, m.ImageSubPath
+	}
 	at := out.ContainerPath
 	switch {
 	case !filepath.IsAbs(at):
 		return out, invalid("mount: container_path %q is not an absolute path", at)
-	case m.GetImage().GetImage() != "":
-		// The prefix is a constant of cri-api (errors.ErrImageVolumeMountFailed)
-		// by which the kubelet knows the failure.
-		return out, unimplemented("ImageVolumeMountFailed: mount at %s: image volumes are not supported", at)
-	case m.GetImageSubPath() != "":
+	case out.Image != "" && out.HostPath != "":
+		return out, invalid("%v: mount at %s: host_path %q with an image", crierrors.ErrImageVolumeMountFailed, at, out.HostPath)
+	case out.Image != "" && !out.ReadOnly:
+		return out, invalid("%v: mount at %s: an image needs readonly", crierrors.ErrImageVolumeMountFailed, at)
+	case out.Image == "" && m.GetImageSubPath() != "":
 		return out, invalid("mount at %s: image_sub_path without an image", at)
-	case !filepath.IsAbs(out.HostPath):
+	case out.Image == "" && !filepath.IsAbs(out.HostPath):
 		return out, invalid("mount at %s: host_path %q is not an absolute path", at, out.HostPath)
 	case out.Propagation == "":
 		return out, invalid("mount at %s: unknown propagation %d", at, m.GetPropagation())
@@ -124,16 +128,23 @@ func mount(m *criv1.Mount) (spec.Mount, error) {
 	return out, nil
 }
 
-// criMounts is the reverse, for the echo in a container's status.
-func criMounts(in []spec.Mount) []*criv1.Mount {
+// criMounts is the reverse, for the echo in a container's status. images are
+// the ids of the images that the mounts are of, if any is.
+func criMounts(in []spec.Mount, images []string) []*criv1.Mount {
 	out := make([]*criv1.Mount, 0, len(in))
-	for _, m := range in {
+	for i, m := range in {
 		t := &criv1.Mount{
 			ContainerPath:     m.ContainerPath,
 			HostPath:          m.HostPath,
 			Readonly:          m.ReadOnly,
 			RecursiveReadOnly: m.RecursiveReadOnly,
 			SelinuxRelabel:    m.SELinuxRelabel,
+		}
+		if m.Image != "" {
+			t.Image, t.ImageSubPath = &criv1.ImageSpec{Image: m.Image, UserSpecifiedImage: m.UserImage}, m.ImageSubPath
+			if i < len(images) {
+				t.Image.ImageRef = images[i]
+			}
 		}
 		for mode, name := range fromPropagation {
 			if m.Propagation == name {

@@ -90,7 +90,7 @@ func ContainerStatus(c *pod.ContainerStatus) *criv1.ContainerStatus {
 		Message:     c.Message,
 		Labels:      c.Config.Labels,
 		Annotations: c.Config.Annotations,
-		Mounts:      criMounts(c.Config.Mounts),
+		Mounts:      criMounts(c.Config.Mounts, c.VolumeImages),
 		LogPath:     c.LogPath,
 		Resources:   &criv1.ContainerResources{Linux: criResources(c.Resources)},
 		User:        containerUser(c.User),

@@ -171,7 +171,9 @@ func TestContainerRefusesWhatIsWrongWhateverTheState(t *testing.T) {
 		"idmapped mount":           {withMount(&criv1.Mount{ContainerPath: "/a", HostPath: "/b", UidMappings: mapping(0, 1)}), errkind.Unimplemented, "idmapped"},
 		"mount options":            {withMount(&criv1.Mount{ContainerPath: "/a", HostPath: "/b", MountOptions: []string{"noexec"}}), errkind.Unimplemented, "mount_options"},
 		"propagation 9":            {withMount(&criv1.Mount{ContainerPath: "/a", HostPath: "/b", Propagation: 9}), errkind.InvalidArgument, "propagation"},
-		"image volume":             {withMount(&criv1.Mount{ContainerPath: "/a", Readonly: true, Image: &criv1.ImageSpec{Image: "x"}}), errkind.Unimplemented, "ImageVolumeMountFailed: "},
+		"writable image":           {withMount(&criv1.Mount{ContainerPath: "/a", Image: &criv1.ImageSpec{Image: "x"}}), errkind.InvalidArgument, "needs readonly"},
+		"image and host path":      {withMount(&criv1.Mount{ContainerPath: "/a", HostPath: "/b", Readonly: true, Image: &criv1.ImageSpec{Image: "x"}}), errkind.InvalidArgument, "host_path"},
+		"sub path without image":   {withMount(&criv1.Mount{ContainerPath: "/a", HostPath: "/b", Readonly: true, ImageSubPath: "c"}), errkind.InvalidArgument, "image_sub_path"},
 
 		"group without user": {withSecurity(func(s *criv1.LinuxContainerSecurityContext) { s.RunAsGroup = &criv1.Int64Value{} }), errkind.InvalidArgument, "run_as_user"},
 		"user -1":            {withSecurity(func(s *criv1.LinuxContainerSecurityContext) { s.RunAsUser = &criv1.Int64Value{Value: -1} }), errkind.InvalidArgument, "-1"},
@@ -308,6 +310,7 @@ func TestContainerStatusEchoesWhatWasAskedFor(t *testing.T) {
 		c.Mounts = []*criv1.Mount{
 			{ContainerPath: "/a", HostPath: "/b/", Readonly: true, RecursiveReadOnly: true},
 			{ContainerPath: "/c", HostPath: "/d", SelinuxRelabel: true, Propagation: criv1.MountPropagation_PROPAGATION_BIDIRECTIONAL},
+			{ContainerPath: "/e", Readonly: true, Image: &criv1.ImageSpec{Image: "data:1", UserSpecifiedImage: "data"}, ImageSubPath: "f"},
 		}
 		c.StopSignal = criv1.Signal_SIGNAL_SIGUSR1
 		c.Labels = map[string]string{"a": "b"}
@@ -318,11 +321,13 @@ func TestContainerStatusEchoesWhatWasAskedFor(t *testing.T) {
 	}
 	c := &pod.ContainerStatus{
 		ID: "c", PodID: "p", Config: &cfg, State: pod.StateExited,
-		Image:     &spec.ImageConfig{ID: "sha256:abc", Ref: "docker.io/library/nginx@sha256:def", Name: "docker.io/library/nginx:latest"},
-		CreatedAt: time.Unix(1, 0), StartedAt: time.Unix(2, 0), FinishedAt: time.Unix(3, 0), ExitCode: 137, Reason: "OOMKilled",
+		VolumeImages: []string{"", "", "sha256:def"},
+		Image:        &spec.ImageConfig{ID: "sha256:abc", Ref: "docker.io/library/nginx@sha256:def", Name: "docker.io/library/nginx:latest"},
+		CreatedAt:    time.Unix(1, 0), StartedAt: time.Unix(2, 0), FinishedAt: time.Unix(3, 0), ExitCode: 137, Reason: "OOMKilled",
 		StopSignal: cfg.StopSignal, User: spec.User{UID: 1, GID: 2, Groups: []uint32{2, 3}},
 	}
 	got := ContainerStatus(c)
+	asked.Mounts[2].Image.ImageRef = "sha256:def" // the one thing that is added
 	want := &criv1.ContainerStatus{
 		Id: "c", Metadata: asked.Metadata, State: criv1.ContainerState_CONTAINER_EXITED,
 		CreatedAt: 1e9, StartedAt: 2e9, FinishedAt: 3e9, ExitCode: 137, Reason: "OOMKilled",

@@ -60,23 +60,26 @@ type PodStatus struct {
 
 // ContainerStatus is an immutable snapshot of a container.
 type ContainerStatus struct {
-	ID         string // 64 hex digits
-	PodID      string
-	Origin     Origin
-	Config     *spec.Container
-	Image      *spec.ImageConfig
-	State      State
-	CreatedAt  time.Time
-	StartedAt  time.Time // zero in StateCreated
-	FinishedAt time.Time // only in StateExited
-	ExitCode   int32
-	Reason     string // Completed, Error, OOMKilled, StartError, Unknown
-	Message    string
-	LogPath    string // absolute; empty: no log
-	User       spec.User
-	StopSignal string // effective, "SIGTERM"
-	Resources  spec.Resources
-	Pid        int // on the host; 0 unless created or running
+	ID     string // 64 hex digits
+	PodID  string
+	Origin Origin
+	Config *spec.Container
+	Image  *spec.ImageConfig
+	// VolumeImages are the ids of the images mounted as volumes, by the number
+	// of the mount; empty for a host path, nil without such mounts.
+	VolumeImages []string
+	State        State
+	CreatedAt    time.Time
+	StartedAt    time.Time // zero in StateCreated
+	FinishedAt   time.Time // only in StateExited
+	ExitCode     int32
+	Reason       string // Completed, Error, OOMKilled, StartError, Unknown
+	Message      string
+	LogPath      string // absolute; empty: no log
+	User         spec.User
+	StopSignal   string // effective, "SIGTERM"
+	Resources    spec.Resources
+	Pid          int // on the host; 0 unless created or running
 }
 
 // PodFilter selects pods; zero fields match everything, all fields must match.

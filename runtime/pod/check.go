@@ -85,6 +85,9 @@ func (t *Table) checkContainer(c *container, want map[string]string) []Problem {
 		return gone(group, "container "+c.id+" has exited")
 	case phaseCreated, phaseRunning:
 		want[t.rootfs(c.id)] = "root file system of container " + c.id
+		for _, n := range imageVolumes(&rec.Config) {
+			want[t.imageVolumeDir(c.id, n)] = "image volume of container " + c.id
+		}
 		if !rec.Process.Alive() && !closed(c.exited) {
 			return []Problem{{"process", fmt.Sprint(rec.Process.Pid), "container " + c.id + " is " + string(rec.Phase) + " but its process has ended"}}
 		}
@@ -142,7 +145,7 @@ func (t *Table) checkFiles(ctx context.Context) ([]Problem, error) {
 		return nil, err
 	}
 	for _, id := range snapshots {
-		if !t.knows(id) {
+		if !t.ownsSnapshot(id) {
 			out = append(out, Problem{"snapshot", id, "no container wants it"})
 		}
 	}

@@ -74,7 +74,7 @@ func (t *Table) create(ctx context.Context, c *container) {
 	undone, err := t.createPlan(c).Run(ctx)
 	if err != nil {
 		kind := errkind.Of(err)
-		err = fmt.Errorf("cannot create container %s in pod %s: %w", c.rec.Config.Metadata.Name, c.pod.id, err)
+		err = forKubelet(fmt.Errorf("cannot create container %s in pod %s: %w", c.rec.Config.Metadata.Name, c.pod.id, err))
 		if kind != errkind.Unknown {
 			err = errkind.New(kind, "%w", err)
 		}
@@ -129,6 +129,7 @@ func (t *Table) createPlan(c *container) steps.Plan {
 		{Name: "snapshot", Do: func(ctx context.Context) error { return t.cfg.Images.Prepare(ctx, c.id, c.record().Image.ID) }, Undo: func(ctx context.Context) error { return t.cfg.Images.Discard(ctx, c.id) }},
 		{Name: "bundle", Do: func(context.Context) error { return os.MkdirAll(t.rootfs(c.id), 0o711) }, Undo: func(context.Context) error { return t.removeBundle(c) }},
 		{Name: "rootfs", Do: func(ctx context.Context) error { return t.cfg.Images.Mount(ctx, c.id, t.rootfs(c.id)) }, Undo: func(context.Context) error { return mount.Unmount(t.rootfs(c.id)) }},
+		{Name: "images", Do: func(ctx context.Context) error { return t.mountImageVolumes(ctx, c) }, Undo: func(ctx context.Context) error { return t.undoImageVolumes(ctx, c) }},
 		{Name: "spec", Do: func(ctx context.Context) error { return t.writeSpec(ctx, c) }, Undo: func(context.Context) error { return os.RemoveAll(t.volumeDir(c.id)) }},
 		{Name: "shim", Do: func(ctx context.Context) error { return t.createInShim(ctx, c) }, Undo: func(ctx context.Context) error { return t.deleteFromShim(ctx, c.pod, c.id) }},
 		{Name: "commit", Do: func(context.Context) error {
@@ -139,7 +140,7 @@ func (t *Table) createPlan(c *container) steps.Plan {
 
 // removeBundle removes the bundle after what is mounted in it.
 func (t *Table) removeBundle(c *container) error {
-	if err := mount.Unmount(t.rootfs(c.id)); err != nil {
+	if err := t.unmountRoot(c); err != nil {
 		return err
 	}
 	return removeTree(t.bundle(c.id))
@@ -151,13 +152,17 @@ func (t *Table) resolveImage(ctx context.Context, c *container) error {
 	if err != nil {
 		return err
 	}
+	volumes, err := t.resolveVolumeImages(ctx, cfg)
+	if err != nil {
+		return err
+	}
 	log, err := logPath(c.pod.rec.Config.LogDirectory, cfg.LogPath)
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.rec.Image, c.rec.LogPath, c.rec.StopSignal = *img, log, "SIGTERM"
+	c.rec.Image, c.rec.VolumeImages, c.rec.LogPath, c.rec.StopSignal = *img, volumes, log, "SIGTERM"
 	for _, s := range []string{img.StopSignal, cfg.StopSignal} {
 		if s == "" {
 			continue

@@ -13,7 +13,6 @@ import (
 	"github.com/berth-runtime/berth/runtime/shimrpc"
 	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
-	"github.com/berth-runtime/berth/runtime/sys/mount"
 )
 
 // exitSeen takes a report of a shim. By then the exit is on disk and the log
@@ -66,7 +65,7 @@ func (t *Table) freeExited(ctx context.Context, c *container) error {
 	if err := t.deleteFromShim(ctx, c.pod, c.id); err != nil {
 		return err
 	}
-	return mount.Unmount(t.rootfs(c.id))
+	return t.unmountRoot(c)
 }
 
 // initEnded: without its init a shared PID namespace is dead, and the pod too.

@@ -98,7 +98,7 @@ func (t *Table) containerMounts(ctx context.Context, c *container) ([]specs.Moun
 	}
 	out = append(out, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: shm, Options: []string{"rbind", "rprivate", "rw", "nosuid", "nodev", "noexec"}})
 
-	asked, err := t.cfg.Volumes.Resolve(ctx, rec.Config.Mounts)
+	asked, err := t.askedMounts(ctx, c)
 	if err != nil {
 		return nil, err
 	}

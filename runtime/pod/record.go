@@ -41,20 +41,23 @@ type podRecord struct {
 // containerRecord is a container's row, root/containers/ID.json, written like
 // a pod's.
 type containerRecord struct {
-	ID         string           `json:"id"`
-	PodID      string           `json:"pod_id"`
-	BootID     string           `json:"boot_id"`
-	Config     spec.Container   `json:"config"`
-	Image      spec.ImageConfig `json:"image"`
-	Phase      phase            `json:"phase"`
-	CreatedAt  time.Time        `json:"created_at"`
-	StartedAt  time.Time        `json:"started_at,omitzero"`
-	User       spec.User        `json:"user"`
-	StopSignal string           `json:"stop_signal"`
-	LogPath    string           `json:"log_path,omitempty"`
-	Resources  spec.Resources   `json:"resources"`
-	Process    pidfd.Process    `json:"process"`
-	Exit       *spec.Exit       `json:"exit,omitempty"`
+	ID     string           `json:"id"`
+	PodID  string           `json:"pod_id"`
+	BootID string           `json:"boot_id"`
+	Config spec.Container   `json:"config"`
+	Image  spec.ImageConfig `json:"image"`
+	// VolumeImages are the ids of the images that are mounted as volumes, by
+	// the number of the mount; empty for a host path.
+	VolumeImages []string       `json:"volume_images,omitempty"`
+	Phase        phase          `json:"phase"`
+	CreatedAt    time.Time      `json:"created_at"`
+	StartedAt    time.Time      `json:"started_at,omitzero"`
+	User         spec.User      `json:"user"`
+	StopSignal   string         `json:"stop_signal"`
+	LogPath      string         `json:"log_path,omitempty"`
+	Resources    spec.Resources `json:"resources"`
+	Process      pidfd.Process  `json:"process"`
+	Exit         *spec.Exit     `json:"exit,omitempty"`
 }
 
 // Where things of a pod and a container are. Every name derives from the id,

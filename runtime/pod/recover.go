@@ -219,7 +219,7 @@ func (t *Table) sweep(ctx context.Context) error {
 		return err
 	}
 	for _, id := range snapshots {
-		if t.containers[id] == nil {
+		if !t.ownsSnapshot(id) {
 			logged(ctx, "Cannot discard a writable layer without a container", t.cfg.Images.Discard(ctx, id))
 		}
 	}

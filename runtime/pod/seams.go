@@ -18,6 +18,9 @@ type Images interface {
 	Prepare(ctx context.Context, containerID, imageID string) error
 	// Mount mounts the container's root file system at target. Idempotent.
 	Mount(ctx context.Context, containerID, target string) error
+	// MountReadOnly mounts at target only the image that the writable layer
+	// of containerID is on, for an image volume. Idempotent.
+	MountReadOnly(ctx context.Context, containerID, target string) error
 	// Discard removes the writable layer; one that is absent is success.
 	Discard(ctx context.Context, containerID string) error
 	// SnapshotUsage is the usage of the writable layer.
@@ -30,7 +33,8 @@ type Images interface {
 
 // Volumes is what pods need of the volumes domain. cmd/berthd gives it.
 type Volumes interface {
-	// Resolve turns the mounts asked for into OCI mounts, host side resolved.
+	// Resolve turns the mounts of host paths asked for into OCI mounts, one
+	// for each in their order, host side resolved.
 	Resolve(ctx context.Context, mounts []spec.Mount) ([]specs.Mount, error)
 	// CopyUp fills the fresh directory dst with what the image has at path.
 	CopyUp(ctx context.Context, rootfs, path, dst string) error

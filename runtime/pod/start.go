@@ -13,7 +13,6 @@ import (
 	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/steps"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
-	"github.com/berth-runtime/berth/runtime/sys/mount"
 )
 
 // Start starts a created container. A start that fails leaves the container
@@ -114,10 +113,10 @@ func (t *Table) removeContainer(ctx context.Context, c *container) error {
 func (t *Table) removeContainerPlan(c *container) steps.Plan {
 	return steps.Plan{Verb: "container.remove", Observe: t.cfg.Observe, Steps: []steps.Step{
 		{Name: "shim", Do: func(ctx context.Context) error { return t.deleteFromShim(ctx, c.pod, c.id) }},
-		{Name: "rootfs", Do: func(context.Context) error { return mount.Unmount(t.rootfs(c.id)) }},
+		{Name: "rootfs", Do: func(context.Context) error { return t.unmountRoot(c) }},
 		{Name: "bundle", Do: func(context.Context) error { return t.removeBundle(c) }},
 		{Name: "volumes", Do: func(context.Context) error { return os.RemoveAll(t.volumeDir(c.id)) }},
-		{Name: "snapshot", Do: func(ctx context.Context) error { return t.cfg.Images.Discard(ctx, c.id) }},
+		{Name: "snapshot", Do: func(ctx context.Context) error { return t.discardSnapshots(ctx, c) }},
 		{Name: "record", Do: func(context.Context) error { return t.containerRows.Delete(c.id) }},
 	}}
 }

@@ -54,7 +54,7 @@ func (t *Table) podStatus(p *Pod) *PodStatus {
 
 func (t *Table) containerStatus(c *container) *ContainerStatus {
 	rec := c.record()
-	st := &ContainerStatus{ID: c.id, PodID: rec.PodID, Origin: c.pod.origin(), Config: &rec.Config, Image: &rec.Image,
+	st := &ContainerStatus{ID: c.id, PodID: rec.PodID, Origin: c.pod.origin(), Config: &rec.Config, Image: &rec.Image, VolumeImages: rec.VolumeImages,
 		CreatedAt: rec.CreatedAt, StartedAt: rec.StartedAt, LogPath: rec.LogPath, User: rec.User,
 		StopSignal: rec.StopSignal, Resources: rec.Resources}
 	switch rec.Phase {

@@ -110,7 +110,10 @@ const (
 // Mount is one volume as asked for; statuses echo it verbatim.
 type Mount struct {
 	ContainerPath     string      `json:"container_path"`
-	HostPath          string      `json:"host_path"`
+	HostPath          string      `json:"host_path"`                // empty with Image
+	Image             string      `json:"image,omitempty"`          // as asked: id, reference or digest
+	UserImage         string      `json:"user_image,omitempty"`     // what the user wrote
+	ImageSubPath      string      `json:"image_sub_path,omitempty"` // within Image; empty: its root
 	ReadOnly          bool        `json:"read_only,omitempty"`
 	RecursiveReadOnly bool        `json:"recursive_read_only,omitempty"`
 	SELinuxRelabel    bool        `json:"selinux_relabel,omitempty"`
