@@ -200,7 +200,7 @@ func (inv *inventory) choose(name string, all []object, what string) (object, er
 		return object{}, &problem{
 			what: fmt.Sprintf("cannot find %s %s", what, name),
 			why:  "nothing has this name, and no id begins with it",
-			do:   "see what there is with: berth ps -a, berth pods",
+			do:   "see what there is with: berth ps -a, berth pods, berth images",
 		}
 	}
 	return object{}, ambiguous(name, found)
