@@ -1,0 +1,228 @@
+// Package tarsplit keeps of a tar what the files unpacked from it do not hold:
+// headers, padding, order. With the files it gives the tar again, to the byte.
+//
+// # Model
+//
+// A Recorder watches a tar that is being unpacked and writes a journal beside
+// the layer: gzip'ed JSON, an entry a line, in the format of
+// github.com/vbatts/tar-split, which docker and containers/storage have too.
+// Write reads journal and files and gives the tar.
+//
+// # Law
+//
+// Recording never fails an unpack: a tar that cannot be recorded is one that
+// cannot be written again, and Finish says so. Write checks each file against
+// its sum in the journal; the digest of the whole is the caller's to check.
+// The files are the unpacker's tree: they are opened through a handle, and no
+// link in them leads out.
+package tarsplit
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc64"
+	"io"
+	"os"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/vbatts/tar-split/archive/tar"
+	"github.com/vbatts/tar-split/tar/storage"
+)
+
+const (
+	chunkSize   = 64 << 10
+	chunksAhead = 16      // what the unpacker may be ahead of the recorder
+	maxSegment  = 1 << 20 // of padding, in one entry
+)
+
+// Recorder writes the journal of one tar. Its methods are for the goroutine
+// that unpacks; a nil Recorder records nothing.
+type Recorder struct {
+	file   *os.File
+	chunks chan []byte // from the unpacker; closed at the end
+	free   chan []byte
+	cut    bool          // the tar did not end; set before chunks is closed
+	done   chan struct{} // closed when err is set
+	err    error
+}
+
+// Record makes the journal file and starts to record. The caller calls Finish
+// or Abort.
+func Record(file string) (*Recorder, error) {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	r := &Recorder{
+		file:   f,
+		chunks: make(chan []byte, chunksAhead),
+		free:   make(chan []byte, chunksAhead),
+		done:   make(chan struct{}),
+	}
+	go func() {
+		defer close(r.done)
+		src := bufio.NewReaderSize(&feed{r: r}, chunkSize)
+		r.err = record(src, f)
+		_, _ = io.Copy(io.Discard, src) // lest the unpacker waits for us
+	}()
+	return r, nil
+}
+
+// Tee gives a reader of src all of whose bytes are recorded too.
+func (r *Recorder) Tee(src io.Reader) io.Reader {
+	if r == nil {
+		return src
+	}
+	return &tee{src, r}
+}
+
+type tee struct {
+	src io.Reader
+	to  *Recorder
+}
+
+func (t *tee) Read(p []byte) (int, error) {
+	n, err := t.src.Read(p)
+	for rest := p[:n]; len(rest) > 0; {
+		var chunk []byte
+		select {
+		case chunk = <-t.to.free:
+		default:
+			chunk = make([]byte, chunkSize)
+		}
+		k := copy(chunk[:chunkSize], rest)
+		t.to.chunks <- chunk[:k]
+		rest = rest[k:]
+	}
+	return n, err
+}
+
+// feed is the recorder's end of a tee.
+type feed struct {
+	r    *Recorder
+	all  []byte // to be given back
+	rest []byte
+}
+
+func (f *feed) Read(p []byte) (int, error) {
+	for len(f.rest) == 0 {
+		if f.all != nil {
+			select {
+			case f.r.free <- f.all:
+			default:
+			}
+			f.all = nil
+		}
+		chunk, ok := <-f.r.chunks
+		if !ok && f.r.cut {
+			return 0, io.ErrUnexpectedEOF
+		}
+		if !ok {
+			return 0, io.EOF
+		}
+		f.all, f.rest = chunk, chunk
+	}
+	n := copy(p, f.rest)
+	f.rest = f.rest[n:]
+	return n, nil
+}
+
+// Finish ends the journal, when the whole tar has passed, and gives its size.
+// If the tar could not be recorded, no journal is left.
+func (r *Recorder) Finish() (int64, error) {
+	if r == nil {
+		return 0, nil
+	}
+	close(r.chunks)
+	<-r.done
+	fi, statErr := r.file.Stat()
+	if err := errors.Join(r.err, statErr, r.file.Close()); err != nil {
+		return 0, errors.Join(fmt.Errorf("cannot record tar: %w", err), os.Remove(r.file.Name()))
+	}
+	return fi.Size(), nil
+}
+
+// Abort ends the recording of a tar that was not unpacked. The journal is left
+// to whoever removes its directory.
+func (r *Recorder) Abort() {
+	if r == nil {
+		return
+	}
+	r.cut = true
+	close(r.chunks)
+	<-r.done
+	_ = r.file.Close()
+}
+
+// record writes the journal of the tar in src to w.
+func record(src io.Reader, w io.Writer) error {
+	z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
+	if err != nil {
+		return err
+	}
+	j := &journal{json: json.NewEncoder(z)}
+	tr := tar.NewReader(src)
+	tr.RawAccounting = true
+	sum, buf := crc64.New(storage.CRCTable), make([]byte, chunkSize)
+	for {
+		h, err := tr.Next()
+		j.segment(tr.RawBytes())
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		e := storage.Entry{Type: storage.FileType, Size: h.Size}
+		e.SetName(h.Name)
+		if h.Size > 0 {
+			sum.Reset()
+			if _, err := io.CopyBuffer(struct{ io.Writer }{sum}, struct{ io.Reader }{tr}, buf); err != nil {
+				return err
+			}
+			e.Payload = sum.Sum(nil)
+		}
+		j.add(e)
+		j.segment(tr.RawBytes())
+		if j.err != nil {
+			return j.err
+		}
+	}
+	// What follows the end of the archive is part of its digest.
+	for pad := make([]byte, maxSegment); ; {
+		n, err := io.ReadFull(src, pad)
+		j.segment(pad[:n])
+		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+			return errors.Join(j.err, z.Close())
+		}
+		if err != nil || j.err != nil {
+			return errors.Join(err, j.err)
+		}
+	}
+}
+
+// journal writes entries and remembers the first failure. Unlike the packer
+// of tar-split it takes a path twice, as directories often are: whether the
+// files still give the tar is checked when it is written.
+type journal struct {
+	json *json.Encoder
+	n    int
+	err  error
+}
+
+func (j *journal) segment(b []byte) {
+	if len(b) > 0 {
+		j.add(storage.Entry{Type: storage.SegmentType, Payload: b})
+	}
+}
+
+func (j *journal) add(e storage.Entry) {
+	if j.err != nil {
+		return
+	}
+	e.Position = j.n
+	j.n++
+	j.err = j.json.Encode(e)
+}

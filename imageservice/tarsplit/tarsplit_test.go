@@ -1,0 +1,162 @@
+package tarsplit
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/berth-runtime/berth/imageservice/unpack"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+func tarOf(t *testing.T, headers ...tar.Header) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	noise := rand.NewChaCha8([32]byte{1})
+	for _, h := range headers {
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.CopyN(w, noise, h.Size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func file(name string, size int64) tar.Header {
+	return tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: size}
+}
+
+func folder(name string) tar.Header {
+	return tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o755}
+}
+
+// recorded unpacks b and gives the directory of its files and the journal.
+func recorded(t *testing.T, b []byte) (root, journal string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	root, journal = t.TempDir(), filepath.Join(t.TempDir(), "j")
+	r, err := Record(journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := r.Tee(bytes.NewReader(b))
+	if _, err := unpack.Layer(t.Context(), src, root, unpack.DefaultLimits()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, src); err != nil {
+		t.Fatal(err)
+	}
+	size, err := r.Finish()
+	fi, statErr := os.Stat(journal)
+	if err != nil || statErr != nil || fi.Size() != size {
+		t.Fatalf("%d %v %v", size, err, statErr)
+	}
+	return root, journal
+}
+
+func TestTheTarComesAgainToTheByte(t *testing.T) {
+	t.Parallel()
+	for name, b := range map[string][]byte{
+		"empty":        tarOf(t),
+		"usual":        tarOf(t, folder("./"), folder("a/"), file("a/b", 1000), file("a/c", 0), file("big", 3<<20)),
+		"twice":        tarOf(t, folder("a/"), file("a/x", 5), folder("a"), folder("./a/")),
+		"links":        tarOf(t, folder("real/"), tar.Header{Name: "sym", Typeflag: tar.TypeSymlink, Linkname: "/real"}, file("real/f", 700), file("sym/g", 9), tar.Header{Name: "h", Typeflag: tar.TypeLink, Linkname: "real/f"}),
+		"long name":    tarOf(t, file(strings.Repeat("d/", 200)+"f", 10)),
+		"gnu":          tarOf(t, tar.Header{Name: strings.Repeat("n", 200), Typeflag: tar.TypeReg, Size: 3, Format: tar.FormatGNU}),
+		"pax":          tarOf(t, tar.Header{Name: "p", Typeflag: tar.TypeReg, Size: 3, PAXRecords: map[string]string{"SCHILY.xattr.user.a": "b"}}),
+		"not UTF-8":    tarOf(t, tar.Header{Name: "\xff\xfe", Typeflag: tar.TypeReg, Size: 3, Format: tar.FormatGNU}),
+		"whiteouts":    tarOf(t, file("d/.wh..wh..opq", 0), file("d/.wh.gone", 0), file("d/f", 1)),
+		"long padding": append(tarOf(t, file("a", 513)), make([]byte, 3<<20)...),
+		"odd padding":  append(tarOf(t, file("a", 513)), "some bytes"...),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			root, journal := recorded(t, b)
+			var out bytes.Buffer
+			if err := Write(t.Context(), &out, journal, root); err != nil || !bytes.Equal(out.Bytes(), b) {
+				t.Errorf("%d bytes became %d (%v)", len(b), out.Len(), err)
+			}
+		})
+	}
+}
+
+func TestChangedFilesAreFound(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(path string) error{
+		"changed":   func(p string) error { return os.WriteFile(p, make([]byte, 100), 0o600) },
+		"shortened": func(p string) error { return os.Truncate(p, 99) },
+		"missing":   os.Remove,
+		"a link":    func(p string) error { return errors.Join(os.Remove(p), os.Symlink("a", p)) },
+	} {
+		root, journal := recorded(t, tarOf(t, file("a", 100), file("b", 100)))
+		if err := change(filepath.Join(root, "b")); err != nil {
+			t.Fatal(err)
+		}
+		if err := Write(t.Context(), io.Discard, journal, root); !errkind.Is(err, errkind.DataLoss) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+func TestALaterRootHelps(t *testing.T) {
+	t.Parallel()
+	b := tarOf(t, file("lib/a", 100))
+	root, journal := recorded(t, b)
+	other := t.TempDir()
+	if err := os.Rename(filepath.Join(root, "lib"), filepath.Join(other, "usr")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/usr", filepath.Join(other, "lib")); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := Write(t.Context(), &out, journal, root, other); err != nil || !bytes.Equal(out.Bytes(), b) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestRecordingNeverHoldsUpTheUnpacker(t *testing.T) {
+	t.Parallel()
+	noise := bytes.Repeat([]byte("no tar at all "), 1<<20)
+	journal := filepath.Join(t.TempDir(), "j")
+	r, err := Record(journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, r.Tee(bytes.NewReader(noise))); err != nil || n != int64(len(noise)) {
+		t.Errorf("%d %v", n, err)
+	}
+	if _, err := r.Finish(); err == nil {
+		t.Error("what is no tar was recorded")
+	}
+	if _, err := os.Stat(journal); !os.IsNotExist(err) {
+		t.Errorf("a journal is left: %v", err)
+	}
+	if r, err = Record(journal); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, r.Tee(iotest.TimeoutReader(bytes.NewReader(noise)))); err == nil {
+		t.Error("the unpacker does not see its source's failure")
+	}
+	r.Abort()
+	var none *Recorder
+	none.Abort()
+	if n, err := none.Finish(); n != 0 || err != nil || none.Tee(nil) != nil {
+		t.Error("a nil recorder does something")
+	}
+}
