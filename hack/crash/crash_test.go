@@ -127,6 +127,7 @@ func (c *client) life() {
 	config.PortMappings = []*criv1.PortMapping{{ContainerPort: 80, HostPort: int32(port)}}
 	container := lab.ContainerConfig("c", c.image, "sh", "-c", "trap 'exit 3' TERM; touch /tmp/ready; while :; do sleep 0.05; done")
 	container.Linux.SecurityContext.NamespaceOptions.Pid = criv1.NamespaceMode_POD
+	container.Mounts = []*criv1.Mount{{ContainerPath: "/image", Readonly: true, Image: &criv1.ImageSpec{Image: c.image}}}
 
 	var podID, id string
 	c.do("RunPodSandbox", func(ctx context.Context) error {
