@@ -20,6 +20,7 @@ type Config struct {
 	BootID            string   // of this boot; the store remembers under which one it was last open
 	MaxParallelLayers int      // layers that one store downloads at a time; 0 means 4
 	Pinned            []string // references that image garbage collection must leave alone
+	NoTarSplit        bool     // do not keep what makes a layer's tar again: saves little, and forbids to save and push
 }
 
 // Image is what the store knows of one image. Images are values: what a call

@@ -14,6 +14,7 @@ import (
 
 	"github.com/berth-runtime/berth/imageservice/inflate"
 	"github.com/berth-runtime/berth/imageservice/meta"
+	"github.com/berth-runtime/berth/imageservice/tarsplit"
 	"github.com/berth-runtime/berth/imageservice/unpack"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
@@ -208,9 +209,15 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 		return r, err
 	}
 	defer func() { _ = stream.Close() }()
-	if r, err = unpackVerified(ctx, stream, fsDir, src); err != nil {
+	rec, err := s.record(tmp)
+	if err != nil {
+		return r, err
+	}
+	if r, err = unpackVerified(ctx, stream, fsDir, src, rec); err != nil {
+		rec.Abort()
 		return unpack.Result{}, err
 	}
+	keep(ctx, rec, src, &r)
 	return r, os.Rename(tmp, s.layerDir(seq))
 }
 
@@ -223,9 +230,9 @@ const (
 
 // unpackVerified unpacks stream into dir and fails with DataLoss if the blob
 // or the tar in it is not what src says.
-func unpackVerified(ctx context.Context, stream io.Reader, dir string, src source) (unpack.Result, error) {
+func unpackVerified(ctx context.Context, stream io.Reader, dir string, src source, rec *tarsplit.Recorder) (unpack.Result, error) {
 	blob := &meter{ctx: ctx, r: stream, hash: sha256.New(), report: func(n int64) { src.report(n, StatusDownloading) }}
-	r, diffID, err := unpackStream(ctx, blob, dir, src.size)
+	r, diffID, err := unpackStream(ctx, blob, dir, src.size, rec)
 	if err != nil && !errkind.Is(err, errkind.InvalidArgument) {
 		return r, err
 	}
@@ -245,7 +252,7 @@ func unpackVerified(ctx context.Context, stream io.Reader, dir string, src sourc
 	return r, nil
 }
 
-func unpackStream(ctx context.Context, blob io.Reader, dir string, size int64) (unpack.Result, digest.Digest, error) {
+func unpackStream(ctx context.Context, blob io.Reader, dir string, size int64, rec *tarsplit.Recorder) (unpack.Result, digest.Digest, error) {
 	plain, err := inflate.Reader(blob)
 	if err != nil {
 		return unpack.Result{}, "", err
@@ -253,7 +260,7 @@ func unpackStream(ctx context.Context, blob io.Reader, dir string, size int64) (
 	defer func() { _ = plain.Close() }()
 	limits := unpack.DefaultLimits()
 	limits.Bytes = min(limits.Bytes, ratioPad+maxRatio*min(size, limits.Bytes/maxRatio))
-	tar := &meter{ctx: ctx, r: plain, hash: sha256.New(), limit: limits.Bytes}
+	tar := &meter{ctx: ctx, r: rec.Tee(plain), hash: sha256.New(), limit: limits.Bytes}
 	r, err := unpack.Layer(ctx, tar, dir, limits)
 	if err != nil {
 		return unpack.Result{}, "", err

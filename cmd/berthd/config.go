@@ -56,6 +56,7 @@ type imageConfig struct {
 	DefaultRegistry string   `toml:"default_registry,commented" comment:"Registry of a reference that names none."`
 	CertsDirs       []string `toml:"certs_dirs,commented" comment:"Directories of <host>/hosts.toml: mirrors and certificates of registries."`
 	Pinned          []string `toml:"pinned,commented" comment:"Images that the kubelet's garbage collection is told to leave alone."`
+	TarSplit        bool     `toml:"tar_split,commented" comment:"Keep what makes a layer's tar again: without it images that are pulled\nfrom now on cannot be saved or pushed."`
 }
 
 type volumesConfig struct {
@@ -70,7 +71,7 @@ func defaultConfig() config {
 		Network: networkConfig{
 			Enabled: true, Bridge: "berth0", Masquerade: true,
 		},
-		Image: imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Pinned: []string{}},
+		Image: imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Pinned: []string{}, TarSplit: true},
 	}
 	for _, p := range bridge.DefaultSubnets() {
 		c.Network.Subnets = append(c.Network.Subnets, p.String())

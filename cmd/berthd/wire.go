@@ -42,6 +42,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		DefaultRegistry: cfg.Image.DefaultRegistry,
 		CertsDirs:       cfg.Image.CertsDirs,
 		Pinned:          cfg.Image.Pinned,
+		NoTarSplit:      !cfg.Image.TarSplit,
 		BootID:          bootID,
 	})
 	if err != nil {

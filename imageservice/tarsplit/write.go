@@ -8,6 +8,7 @@ import (
 	"errors"
 	"hash/crc64"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/klauspost/compress/gzip"
@@ -19,9 +20,9 @@ import (
 )
 
 // Write writes to w the tar whose journal is in file and whose files are below
-// one of roots; a file is taken from the first that has its path. A file that
-// is missing or has changed is DataLoss.
-func Write(ctx context.Context, w io.Writer, file string, roots ...string) error {
+// root. A file that is missing where the tar has it may be where locate says,
+// which may be nil. One that is nowhere, or has changed, is DataLoss.
+func Write(ctx context.Context, w io.Writer, file, root string, locate func(name string) (string, error)) error {
 	f, err := os.Open(file)
 	if err != nil {
 		return err
@@ -31,15 +32,12 @@ func Write(ctx context.Context, w io.Writer, file string, roots ...string) error
 	if err != nil {
 		return errkind.New(errkind.DataLoss, "cannot read %s: %w", file, err)
 	}
-	a := assembler{w: w, buf: make([]byte, chunkSize)}
-	defer a.close()
-	for _, root := range roots {
-		dir, err := os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		a.roots = append(a.roots, dir)
+	dir, err := os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
 	}
+	defer func() { _ = dir.Close() }()
+	a := assembler{w: w, root: dir, locate: locate, buf: make([]byte, chunkSize)}
 	for dec := json.NewDecoder(z); ; {
 		var e storage.Entry
 		err := dec.Decode(&e)
@@ -57,15 +55,10 @@ func Write(ctx context.Context, w io.Writer, file string, roots ...string) error
 
 // assembler is the state of one Write.
 type assembler struct {
-	w     io.Writer
-	roots []*os.File
-	buf   []byte
-}
-
-func (a *assembler) close() {
-	for _, dir := range a.roots {
-		_ = dir.Close()
-	}
+	w      io.Writer
+	root   *os.File
+	locate func(string) (string, error)
+	buf    []byte
 }
 
 func (a *assembler) entry(e storage.Entry) error {
@@ -92,17 +85,22 @@ func (a *assembler) entry(e storage.Entry) error {
 	return nil
 }
 
-func (a *assembler) open(name string) (f *os.File, err error) {
-	for _, dir := range a.roots {
-		// Nonblocking, as the path may have become a fifo.
-		if f, err = inroot.OpenAt(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0); err == nil {
-			fi, err := f.Stat()
-			if err == nil && fi.Mode().IsRegular() {
-				return f, nil
-			}
-			_ = f.Close()
-			return nil, errors.Join(err, errors.New("it is no regular file"))
+func (a *assembler) open(name string) (*os.File, error) {
+	// Nonblocking, as the path may have become a fifo.
+	const flags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK
+	f, err := inroot.OpenAt(a.root, name, flags, 0)
+	if errors.Is(err, fs.ErrNotExist) && a.locate != nil {
+		var at string
+		if at, err = a.locate(name); err == nil {
+			f, err = inroot.OpenAt(a.root, at, flags, 0)
 		}
 	}
-	return nil, err
+	if err != nil {
+		return nil, err
+	}
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		_ = f.Close()
+		return nil, errors.Join(err, errors.New("it is no regular file"))
+	}
+	return f, nil
 }

@@ -1,0 +1,72 @@
+package imageservice
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	"k8s.io/klog/v2"
+
+	"github.com/berth-runtime/berth/imageservice/tarsplit"
+	"github.com/berth-runtime/berth/imageservice/unpack"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// splitName is the file beside a layer's directory fs that, with the files in
+// there, gives the layer's tar again.
+const splitName = "tar-split.json.gz"
+
+func (s *Service) splitFile(seq uint64) string { return filepath.Join(s.layerDir(seq), splitName) }
+
+// record starts to record the tar that is unpacked below dir; nil if the
+// store keeps no such records.
+func (s *Service) record(dir string) (*tarsplit.Recorder, error) {
+	if s.cfg.NoTarSplit {
+		return nil, nil
+	}
+	return tarsplit.Record(filepath.Join(dir, splitName))
+}
+
+// keep ends a recording and accounts for it. A layer that cannot be recorded
+// is as good as any other for containers.
+func keep(ctx context.Context, rec *tarsplit.Recorder, src source, r *unpack.Result) {
+	size, err := rec.Finish()
+	switch {
+	case err != nil:
+		klog.FromContext(ctx).Error(err, "Layer can be used, but not saved or pushed", "diffID", src.diffID)
+	case size > 0:
+		const block = 4096
+		r.Bytes += uint64(size+block-1) / block * block
+		r.Inodes++
+	}
+}
+
+// writeTar writes the tar of one layer to w and verifies that it is the one
+// that was unpacked. stack is the layer and all below it, topmost first.
+func (s *Service) writeTar(ctx context.Context, w io.Writer, stack []uint64, diffID digest.Digest) error {
+	var dirs []string
+	for _, seq := range stack {
+		dirs = append(dirs, s.layerFS(seq))
+	}
+	at, err := unpack.NewLocator(dirs)
+	if err != nil {
+		return kinded(err, "cannot write layer %s", diffID)
+	}
+	defer at.Close()
+	sum := sha256.New()
+	err = tarsplit.Write(ctx, io.MultiWriter(w, sum), s.splitFile(stack[0]), dirs[0], at.Locate)
+	if errors.Is(err, fs.ErrNotExist) && !errkind.Is(err, errkind.DataLoss) {
+		return errkind.New(errkind.FailedPrecondition, "cannot write layer %s: its tar was not recorded when it was unpacked (image.tar_split); remove the image and pull it again", diffID)
+	}
+	if err != nil {
+		return kinded(err, "cannot write layer %s", diffID)
+	}
+	if got := digest.NewDigest(digest.SHA256, sum); got != diffID {
+		return errkind.New(errkind.DataLoss, "cannot write layer %s: its files give a tar of digest %s", diffID, got)
+	}
+	return nil
+}
