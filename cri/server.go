@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berth-runtime/berth/cri/stream"
 	"github.com/berth-runtime/berth/imageservice"
 	"github.com/berth-runtime/berth/runtime/pod"
 	"github.com/berth-runtime/berth/runtime/spec"
@@ -57,9 +58,10 @@ type Config struct {
 	View         pod.View
 	Pods         Pods
 	Images       Images
-	RuntimeName  string // "berth": the scheme of container ids in Kubernetes
-	Version      string // of berth, semantic
-	CgroupDriver string // "systemd" or "cgroupfs"
+	Streams      *stream.Server // what Exec, Attach and PortForward lead to
+	RuntimeName  string         // "berth": the scheme of container ids in Kubernetes
+	Version      string         // of berth, semantic
+	CgroupDriver string         // "systemd" or "cgroupfs"
 
 	// RecursiveReadOnly tells that the kernel can make mounts read-only with
 	// all below them (5.12).

@@ -28,6 +28,7 @@ type config struct {
 	Network networkConfig `toml:"network" comment:"The embedded bridge network."`
 	Image   imageConfig   `toml:"image" comment:"Images."`
 	Volumes volumesConfig `toml:"volumes" comment:"Volumes."`
+	Stream  streamConfig  `toml:"stream" comment:"The server that exec, attach and port-forward stream through."`
 }
 
 type cgroupConfig struct {
@@ -63,6 +64,10 @@ type volumesConfig struct {
 	Strict bool `toml:"strict,commented" comment:"Refuse a host path that does not exist. Otherwise it becomes an empty\ndirectory."`
 }
 
+type streamConfig struct {
+	Address string `toml:"address,commented" comment:"Where it listens: an address of this machine only, since the kubelet is here\nand what passes is not encrypted. Port 0 is any free one."`
+}
+
 func defaultConfig() config {
 	c := config{
 		Root: "/var/lib/berth", State: "/run/berth", NetnsDir: "/run/netns", LogLevel: 2,
@@ -71,7 +76,8 @@ func defaultConfig() config {
 		Network: networkConfig{
 			Enabled: true, Bridge: "berth0", Masquerade: true,
 		},
-		Image: imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Pinned: []string{}, TarSplit: true},
+		Image:  imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Pinned: []string{}, TarSplit: true},
+		Stream: streamConfig{Address: "127.0.0.1:0"},
 	}
 	for _, p := range bridge.DefaultSubnets() {
 		c.Network.Subnets = append(c.Network.Subnets, p.String())
@@ -114,6 +120,9 @@ func (c *config) validate() error {
 	}
 	if key, why := c.Network.wrong(); why != "" {
 		return bad("network."+key, "%s", why)
+	}
+	if at, err := netip.ParseAddrPort(c.Stream.Address); err != nil || !at.Addr().IsLoopback() {
+		return bad("stream.address", "%q is not a loopback address and a port, such as 127.0.0.1:0", c.Stream.Address)
 	}
 	for _, dir := range c.Image.CertsDirs {
 		if !filepath.IsAbs(dir) {

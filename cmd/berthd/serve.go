@@ -49,7 +49,10 @@ func serve(ctx context.Context, cfg config) (err error) {
 	}
 
 	servers := map[string]*grpc.Server{berthSocket: d.berthServer(), kubeletSocket: d.kubeletServer()}
-	failed := make(chan error, len(servers))
+	failed := make(chan error, len(servers)+1)
+	if err := d.streams.Listen(ctx, cfg.Stream.Address); err != nil {
+		return err
+	}
 	listeners := make(map[string]net.Listener)
 	for name := range servers {
 		ln, err := listen(ctx, filepath.Join(cfg.State, name))
@@ -62,6 +65,7 @@ func serve(ctx context.Context, cfg config) (err error) {
 	for name, s := range servers {
 		go func() { failed <- s.Serve(listeners[name]) }()
 	}
+	go func() { failed <- d.streams.Serve() }()
 	notify(logger, "READY=1")
 	logger.Info("Ready", "version", version, "root", cfg.Root, "state", cfg.State)
 
@@ -74,6 +78,9 @@ func serve(ctx context.Context, cfg config) (err error) {
 	for _, s := range servers {
 		stopServer(s)
 	}
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
+	defer cancel()
+	d.streams.Close(patience)
 	return err
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/berth-runtime/berth/cri"
 	"github.com/berth-runtime/berth/cri/admin"
 	"github.com/berth-runtime/berth/cri/admin/api"
+	"github.com/berth-runtime/berth/cri/stream"
 	"github.com/berth-runtime/berth/imageservice"
 	"github.com/berth-runtime/berth/runtime/network"
 	"github.com/berth-runtime/berth/runtime/network/bridge"
@@ -25,7 +26,8 @@ type daemon struct {
 	all     *cri.Server // the view of berth.sock
 	kubelet *cri.Server // the view of kubelet.sock
 	admin   *admin.Server
-	close   func() error // ends the daemon's part; containers and shims go on
+	streams *stream.Server // what the URLs of both views lead to
+	close   func() error   // ends the daemon's part; containers and shims go on
 }
 
 // build makes every object, once, and connects them. Nothing runs yet: the
@@ -74,11 +76,13 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		return nil, errors.Join(fmt.Errorf("cannot open the records of pods: %w", err), images.Close())
 	}
 
+	streams := stream.New(pods)
 	view := func(v pod.View) *cri.Server {
 		return cri.New(cri.Config{
 			View:              v,
 			Pods:              pods,
 			Images:            images,
+			Streams:           streams,
 			RuntimeName:       "berth",
 			Version:           version,
 			CgroupDriver:      driver,
@@ -95,6 +99,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			return images.Close()
 		},
 		pods:    pods,
+		streams: streams,
 		all:     view(pod.ViewAll),
 		kubelet: view(pod.ViewKubelet),
 		admin: admin.New(admin.Config{
