@@ -15,14 +15,22 @@ import (
 // Prepare gives a container a writable layer on an image. The row comes first
 // and keeps the image's layers, even if the image is removed later, until
 // Discard. A second Prepare of the same container and image does nothing. An
-// image that is absent is NotFound.
+// image that is absent is NotFound. A damaged one is fetched again first; if
+// it cannot be, it is DataLoss.
 func (s *Service) Prepare(ctx context.Context, containerID, imageID string) error {
 	if err := checkContainerID(containerID); err != nil {
 		return err
 	}
 	defer s.snapshotLocks.Lock(containerID)()
+	image, err := s.Status(ctx, imageID)
+	if err == nil {
+		err = s.trustImage(ctx, image.ID)
+	}
+	if err != nil {
+		return kinded(err, "cannot prepare snapshot of container %s from image %s", containerID, imageID)
+	}
 	var row meta.Snapshot
-	err := s.change(func(tx *meta.Tx, st *meta.State) error {
+	err = s.change(func(tx *meta.Tx, st *meta.State) error {
 		image, err := s.Status(ctx, imageID)
 		if err != nil {
 			return err
@@ -97,11 +105,26 @@ func (s *Service) snapshotRow(containerID string) (meta.Snapshot, error) {
 	return row, nil
 }
 
-// Mount mounts the container's root file system at target, a directory that
-// it makes if need be. If it is mounted there already, that is success.
-func (s *Service) Mount(_ context.Context, containerID, target string) error {
-	defer s.snapshotLocks.Lock(containerID)()
+// trustedRow gives the row of a snapshot of which all layers can be mounted.
+// What is mounted at target already is not looked at again.
+func (s *Service) trustedRow(ctx context.Context, containerID, target string) (meta.Snapshot, error) {
 	row, err := s.snapshotRow(containerID)
+	if err != nil {
+		return row, err
+	}
+	mounted, err := snapshot.Mounted(target)
+	if err != nil || mounted {
+		return row, err
+	}
+	return row, s.trust(ctx, row.Layers)
+}
+
+// Mount mounts the container's root file system at target, a directory that
+// it makes if need be. If it is mounted there already, that is success. If a
+// layer below it is damaged, it is DataLoss, and a new container is needed.
+func (s *Service) Mount(ctx context.Context, containerID, target string) error {
+	defer s.snapshotLocks.Lock(containerID)()
+	row, err := s.trustedRow(ctx, containerID, target)
 	if err == nil {
 		err = snapshot.Mount(snapshot.At(s.snapshotDir(containerID)), s.lowers(row), target)
 	}
@@ -113,9 +136,9 @@ func (s *Service) Mount(_ context.Context, containerID, target string) error {
 
 // MountReadOnly mounts only the image below the container's writable layer,
 // as an image volume wants it.
-func (s *Service) MountReadOnly(_ context.Context, containerID, target string) error {
+func (s *Service) MountReadOnly(ctx context.Context, containerID, target string) error {
 	defer s.snapshotLocks.Lock(containerID)()
-	row, err := s.snapshotRow(containerID)
+	row, err := s.trustedRow(ctx, containerID, target)
 	if err == nil {
 		lowers := s.lowers(row)
 		if len(lowers) == 1 && lowers[0] != s.emptyDir() {

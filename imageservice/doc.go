@@ -13,6 +13,7 @@
 //	Root/meta.db            rows; see package meta
 //	Root/blobs/sha256/HEX   configs, manifests, indexes
 //	Root/l/N/fs             layer N; N.tmp while it is unpacked
+//	Root/l/N/inventory      what is in there; see package inventory
 //	Root/s/CONTAINER/fs     what a container has written
 //	Root/s/CONTAINER/work   overlayfs' own
 //	Root/spool/             archives being loaded
@@ -28,6 +29,12 @@
 // What is asked for at the same time is fetched once: equal pulls are one
 // pull, and a layer on its way is one flight, which all who need it share and
 // which ends when the last of them is gone.
+//
+// A layer is trusted because its rows came after its data. After a crash of the
+// machine, which may break that promise of the disk's, layers that came since
+// the store was last closed are compared with their inventories before a
+// container starts on them. A broken one is quarantined and fetched again, as
+// a new layer in its place, since what is mounted must not change.
 //
 // A layer lives while an image, a snapshot or a running install has it. What
 // removes the last of these frees the layer before it returns.

@@ -27,6 +27,7 @@ type bundle struct {
 	tags    []string
 	digests []string
 	layers  []source // bottom first; install fills in the diff and chain IDs
+	again   bool     // it is here already, and if it is no more, it is not to come back
 }
 
 // install makes an image of b. Layers come side by side; then their data is
@@ -66,7 +67,7 @@ func (s *Service) install(ctx context.Context, b bundle) (Image, error) {
 		}
 	}
 	fail.Hit("image-before-commit")
-	return s.commit(row, config, b.tags, holds)
+	return s.commit(row, config, b, holds)
 }
 
 // acquireAll gives the holds of all layers, or of those that came before one
@@ -143,11 +144,14 @@ func (s *Service) putBlobs(row *meta.Image, blobs [][]byte) (release func(), err
 }
 
 // commit writes the rows of an image with those of its new layers.
-func (s *Service) commit(row meta.Image, config manifest.Config, tags []string, holds []hold) (Image, error) {
+func (s *Service) commit(row meta.Image, config manifest.Config, b bundle, holds []hold) (Image, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// The same image may be here, under another name or by another manifest.
-	old := s.state.Images[row.ID]
+	old, ok := s.state.Images[row.ID]
+	if b.again && !ok {
+		return Image{}, errkind.New(errkind.NotFound, "cannot commit image %s: it was removed meanwhile", row.ID)
+	}
 	row.Digests = union(old.Digests, row.Digests)
 	row.Blobs = union(old.Blobs, row.Blobs)
 	row.Bytes = s.blobBytes(row.Blobs)
@@ -158,15 +162,19 @@ func (s *Service) commit(row meta.Image, config manifest.Config, tags []string, 
 			layers[h.seq()] = h.flight.row(config.DiffIDs[i])
 		}
 	}
-	if s.knows(row, tags) {
+	if s.knows(row, b.tags) {
 		return s.view.Load().image(row.ID), nil
 	}
+	images := s.healed(layers)
+	images[row.ID] = row
 	err := s.db.Update(func(tx *meta.Tx) error {
 		for _, l := range layers {
 			tx.PutLayer(l)
 		}
-		tx.PutImage(row)
-		for _, tag := range tags {
+		for _, image := range images {
+			tx.PutImage(image)
+		}
+		for _, tag := range b.tags {
 			tx.PutTag(tag, row.ID)
 		}
 		return nil
@@ -182,13 +190,40 @@ func (s *Service) commit(row meta.Image, config manifest.Config, tags []string, 
 		}
 	}
 	maps.Copy(s.state.Layers, layers)
-	s.state.Images[row.ID] = row
+	maps.Copy(s.state.Images, images)
 	s.configs[row.ID] = config
-	for _, tag := range tags {
+	for _, tag := range b.tags {
 		s.state.Tags[tag] = row.ID
 	}
 	s.publish()
 	return s.view.Load().image(row.ID), nil
+}
+
+// healed gives the images that have a broken layer of which there is now a
+// sound one, as they become. mu is held.
+func (s *Service) healed(fresh map[uint64]meta.Layer) map[string]meta.Image {
+	instead := map[uint64]uint64{}
+	for seq, old := range s.state.Layers {
+		for _, l := range fresh {
+			if old.Broken != "" && old.DiffID == l.DiffID && old.Chain == l.Chain {
+				instead[seq] = l.Seq
+			}
+		}
+	}
+	images := map[string]meta.Image{}
+	for id, row := range s.state.Images {
+		layers := slices.Clone(row.Layers)
+		for i, seq := range layers {
+			if to, ok := instead[seq]; ok {
+				layers[i] = to
+			}
+		}
+		if !slices.Equal(layers, row.Layers) {
+			row.Layers = layers
+			images[id] = row
+		}
+	}
+	return images
 }
 
 // knows reports whether the database says all of it already. mu is held.

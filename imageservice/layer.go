@@ -9,10 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-runtime/berth/imageservice/inflate"
+	"github.com/berth-runtime/berth/imageservice/inventory"
 	"github.com/berth-runtime/berth/imageservice/meta"
 	"github.com/berth-runtime/berth/imageservice/tarsplit"
 	"github.com/berth-runtime/berth/imageservice/unpack"
@@ -114,7 +116,7 @@ func (s *Service) claim(key string, src source) (h hold, own bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, row := range s.state.Layers {
-		if row.DiffID == src.diffID && (row.Chain == "" || row.Chain == src.chain) {
+		if row.Broken == "" && row.DiffID == src.diffID && (row.Chain == "" || row.Chain == src.chain) {
 			s.held[row.Seq]++
 			return hold{row: row}, false
 		}
@@ -218,8 +220,17 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 		return unpack.Result{}, err
 	}
 	keep(ctx, rec, src, &r)
+	if r.Alone() { // else settle changes it
+		if err := inventory.Write(filepath.Join(tmp, inventoryName), fsDir, r.Sums); err != nil {
+			return unpack.Result{}, err
+		}
+		r.Sums = nil
+	}
 	return r, os.Rename(tmp, s.layerDir(seq))
 }
+
+// inventoryName is the file beside a layer's directory fs.
+const inventoryName = "inventory"
 
 // Decompressed, a layer may be this many times its blob and this much more:
 // honest ones stay below 20 times, gzip cannot go beyond 1032.
@@ -318,6 +329,9 @@ func (s *Service) settle(ctx context.Context, f *flight, lowers []string) error 
 	// What is half completed is of no use to whoever else waits for it, so
 	// one install's end does not stop it.
 	f.final, f.settleErr = unpack.Settle(context.WithoutCancel(ctx), s.layerFS(f.seq), f.result, lowers)
+	if f.settleErr == nil {
+		f.settleErr = inventory.Write(s.inventory(f.seq), s.layerFS(f.seq), f.final.Sums)
+	}
 	if f.settleErr != nil {
 		s.mu.Lock()
 		s.forget(f)
@@ -335,6 +349,7 @@ func (f *flight) row(diffID digest.Digest) meta.Layer {
 		Seq: f.seq, DiffID: diffID,
 		Root: f.final.Root, Opaque: f.final.Opaque,
 		Bytes: f.final.Bytes, Inodes: f.final.Inodes,
+		Committed: time.Now().UTC().Round(0), Listed: true,
 	}
 	if !f.alone {
 		row.Chain = f.chain

@@ -134,7 +134,7 @@ func (s *Service) pull(ctx context.Context, ref refs.Ref, auth *registry.Auth, r
 		return Image{}, err
 	}
 	var b bundle
-	m, top, err := fetchManifest(ctx, repo, ref, &b)
+	m, top, err := findManifest(ctx, ref, &b, repo.Manifest)
 	if err != nil {
 		return Image{}, err
 	}
@@ -145,8 +145,14 @@ func (s *Service) pull(ctx context.Context, ref refs.Ref, auth *registry.Auth, r
 	if ref.Digest == "" {
 		b.tags = []string{ref.String()}
 	}
+	b.layers = sources(repo, ref, m, report)
+	return s.install(ctx, b)
+}
+
+// sources are the layers of m, to be fetched from repo.
+func sources(repo *registry.Repository, ref refs.Ref, m *v1.Manifest, report func(Progress)) (layers []source) {
 	for _, l := range m.Layers {
-		b.layers = append(b.layers, source{
+		layers = append(layers, source{
 			blob: l.Digest,
 			size: l.Size,
 			open: func(ctx context.Context) (io.ReadCloser, error) { return repo.Blob(ctx, l.Digest, l.Size, 0) },
@@ -155,18 +161,19 @@ func (s *Service) pull(ctx context.Context, ref refs.Ref, auth *registry.Auth, r
 			},
 		})
 	}
-	return s.install(ctx, b)
+	return layers
 }
 
-// fetchManifest gives the manifest that ref leads to on this platform, and the
-// digest of what ref itself names. What it read on the way is added to b.
-func fetchManifest(ctx context.Context, repo *registry.Repository, ref refs.Ref, b *bundle) (m *v1.Manifest, top digest.Digest, err error) {
+// findManifest gives the manifest that ref leads to on this platform, and the
+// digest of what ref itself names. get gives manifests by tag or digest; what
+// it gave on the way is added to b.
+func findManifest(ctx context.Context, ref refs.Ref, b *bundle, get func(context.Context, string) (registry.Manifest, error)) (m *v1.Manifest, top digest.Digest, err error) {
 	name, want := ref.Tag, ref.Digest
 	if want != "" {
 		name = want.String()
 	}
 	for range maxIndexes + 1 {
-		got, err := repo.Manifest(ctx, name)
+		got, err := get(ctx, name)
 		if err != nil {
 			return nil, "", err
 		}

@@ -19,6 +19,8 @@ import (
 func cloneState(st meta.State) meta.State {
 	return meta.State{
 		Boot:      st.Boot,
+		Open:      st.Open,
+		Closed:    st.Closed,
 		Images:    maps.Clone(st.Images),
 		Tags:      maps.Clone(st.Tags),
 		Layers:    maps.Clone(st.Layers),
@@ -45,8 +47,6 @@ func (s *Service) reconcile(ctx context.Context) error {
 		}
 	}
 	err = s.collect(func(tx *meta.Tx, st *meta.State) {
-		tx.SetBoot(s.cfg.BootID)
-		st.Boot = s.cfg.BootID
 		for id, why := range found.broken {
 			log.Info("Image is incomplete and is dropped; the next pull brings it again", "image", id, "reason", why)
 			deleteImage(tx, st, id)
@@ -55,6 +55,7 @@ func (s *Service) reconcile(ctx context.Context) error {
 			tx.DeleteLayer(seq)
 			delete(st.Layers, seq)
 		}
+		s.doubt(tx, st)
 	})
 	if err != nil {
 		return err

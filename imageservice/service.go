@@ -2,6 +2,7 @@ package imageservice
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,9 +10,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
-	"k8s.io/klog/v2"
 
 	"github.com/berth-runtime/berth/imageservice/content"
 	"github.com/berth-runtime/berth/imageservice/manifest"
@@ -37,7 +38,11 @@ type Service struct {
 	view atomic.Pointer[view] // what readers see; replaced by publish
 
 	snapshotLocks keylock.Locks // per container id, over all that its directories see
+	layerLocks    keylock.Locks // per layer, over its verification, and per image, over its repair
 	usage         usageCache
+
+	endWatch context.CancelFunc // ends what runs in the background; nil if Open failed
+	watch    sync.WaitGroup
 
 	// mu is held over a transaction and the unlinking of small blobs, never
 	// over a download, an unpack, the removal of a layer, or a reader.
@@ -85,6 +90,9 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		_ = s.Close()
 		return nil, fmt.Errorf("cannot open image store %s: %w", cfg.Root, err)
 	}
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.endWatch = cancel
+	s.watch.Go(func() { s.verifySuspects(background) })
 	return s, nil
 }
 
@@ -110,14 +118,16 @@ func (s *Service) open(ctx context.Context) (err error) {
 	if s.state, err = s.db.Load(); err != nil {
 		return err
 	}
-	if s.state.Boot != "" && s.state.Boot != s.cfg.BootID {
-		klog.FromContext(ctx).V(2).Info("Image store was last open before a reboot", "root", s.cfg.Root)
-	}
 	return s.reconcile(ctx)
 }
 
-// Close ends running pulls and closes the database. Containers stay mounted.
+// Close ends running pulls and closes the database, in which it writes that
+// it came to this. Containers stay mounted.
 func (s *Service) Close() error {
+	if s.endWatch != nil {
+		s.endWatch()
+		s.watch.Wait()
+	}
 	s.mu.Lock()
 	for _, p := range s.pulls {
 		p.cancel()
@@ -139,7 +149,15 @@ func (s *Service) Close() error {
 	if s.db == nil {
 		return nil
 	}
-	return s.db.Close()
+	var err error
+	if s.endWatch != nil {
+		err = s.db.Update(func(tx *meta.Tx) error {
+			tx.SetClosed(time.Now())
+			tx.ClearOpen()
+			return nil
+		})
+	}
+	return errors.Join(err, s.db.Close())
 }
 
 // The places under Root.

@@ -9,7 +9,9 @@
 //
 //	berth/v1
 //	├── store
-//	│   └── boot        boot id under which the store was last open
+//	│   ├── boot        boot id under which the store was last open
+//	│   ├── open        there while the store is open, and after it was not closed
+//	│   └── closed      when it was last closed, or what was not, was dealt with
 //	├── images
 //	│   └── sha256:<hex of config>   Image
 //	├── tags
@@ -55,6 +57,13 @@ type Layer struct {
 	Opaque bool          `json:"opaque,omitempty"` // nothing of the layers below it shows
 	Bytes  uint64        `json:"bytes"`
 	Inodes uint64        `json:"inodes"`
+
+	Committed time.Time `json:"committed,omitzero"`
+	Listed    bool      `json:"listed,omitempty"`  // it has an inventory; those of older stores have none
+	Suspect   bool      `json:"suspect,omitempty"` // to be verified before it is used
+	Broken    string    `json:"broken,omitempty"`  // what is wrong with it; then it is never to be used
+
+	BrokenFile string `json:"broken_file,omitempty"` // the first file that is, if it is one
 }
 
 // Snapshot is the row of a container's writable layer; its key is the
@@ -69,6 +78,8 @@ type Snapshot struct {
 // State is all rows.
 type State struct {
 	Boot      string
+	Open      bool      // it was opened and not closed
+	Closed    time.Time // when it was last closed
 	Images    map[string]Image
 	Tags      map[string]string // reference to image id
 	Layers    map[uint64]Layer
@@ -83,6 +94,8 @@ var (
 	layersBucket    = []byte("layers")
 	snapshotsBucket = []byte("snapshots")
 	bootKey         = []byte("boot")
+	openKey         = []byte("open")
+	closedKey       = []byte("closed")
 )
 
 // DB is the open database. Its methods may be called concurrently.
@@ -134,7 +147,13 @@ func (d *DB) Load() (State, error) {
 	}
 	err := d.bolt.View(func(tx *bolt.Tx) error {
 		root := tx.Bucket(rootBucket)
-		s.Boot = string(root.Bucket(storeBucket).Get(bootKey))
+		store := root.Bucket(storeBucket)
+		s.Boot, s.Open = string(store.Get(bootKey)), store.Get(openKey) != nil
+		if b := store.Get(closedKey); b != nil {
+			if err := s.Closed.UnmarshalText(b); err != nil {
+				return errkind.New(errkind.DataLoss, "cannot read row %q of %s: %w", closedKey, storeBucket, err)
+			}
+		}
 		return errors.Join(
 			each(root, imagesBucket, func(k []byte, v Image) { v.ID = string(k); s.Images[v.ID] = v }),
 			each(root, layersBucket, func(k []byte, v Layer) { v.Seq = binary.BigEndian.Uint64(k); s.Layers[v.Seq] = v }),
@@ -178,6 +197,19 @@ type Tx struct {
 
 // SetBoot writes the boot id.
 func (t *Tx) SetBoot(id string) { t.put(storeBucket, bootKey, []byte(id)) }
+
+// SetOpen writes that the store is open.
+func (t *Tx) SetOpen() { t.put(storeBucket, openKey, []byte("1")) }
+
+// SetClosed writes that nothing older than at needs a look after a crash.
+func (t *Tx) SetClosed(at time.Time) {
+	text, err := at.UTC().MarshalText()
+	t.keep(err)
+	t.put(storeBucket, closedKey, text)
+}
+
+// ClearOpen writes that the store is not open.
+func (t *Tx) ClearOpen() { t.delete(storeBucket, openKey) }
 
 // PutImage writes the row of an image.
 func (t *Tx) PutImage(i Image) { t.putJSON(imagesBucket, []byte(i.ID), i) }

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -91,6 +92,15 @@ func options(d Dirs) []option {
 		{"index", "off"}, {"redirect_dir", "off"}, {"metacopy", "off"}, {"volatile", ""},
 		{"upperdir", d.Upper}, {"workdir", d.Work},
 	}
+}
+
+// Mounted reports whether something is mounted at target.
+func Mounted(target string) (bool, error) {
+	mounted, err := isMountPoint(target)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return mounted, err
 }
 
 // isMountPoint reports whether target itself is the root of a mount

@@ -38,7 +38,7 @@ func Settle(ctx context.Context, dir string, r Result, lowers []string) (Result,
 	}
 	defer v.close()
 
-	s := &settler{tree: t, below: v, copied: map[string]bool{}}
+	s := &settler{tree: t, below: v, copied: map[string]bool{}, sums: r.Sums}
 	for _, name := range r.Parents {
 		t.implied[name] = true
 	}
@@ -61,7 +61,7 @@ func Settle(ctx context.Context, dir string, r Result, lowers []string) (Result,
 			return Result{}, entryError(name, err)
 		}
 	}
-	return Result{Bytes: t.bytes, Inodes: t.inodes, Root: r.Root, Opaque: r.Opaque}, nil
+	return Result{Bytes: t.bytes, Inodes: t.inodes, Root: r.Root, Opaque: r.Opaque, Sums: r.Sums}, nil
 }
 
 // settler is the state of one Settle call.
@@ -70,6 +70,7 @@ type settler struct {
 	below  *view
 	moved  []move
 	copied map[string]bool // paths that are copies from below
+	sums   map[uint64]uint32
 }
 
 type move struct{ from, to string }
@@ -265,6 +266,12 @@ func (s *settler) copyUp(n *node, name string) error {
 	}
 	if n.stat.Mode&unix.S_IFMT == unix.S_IFREG {
 		s.tree.bytes += roundUp(n.stat.Size)
+		// The inode may have been that of a file which is gone.
+		var st unix.Stat_t
+		if err := unix.Fstatat(int(dir.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+		delete(s.sums, st.Ino)
 	}
 	s.copied[name] = true
 	return nil

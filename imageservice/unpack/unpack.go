@@ -21,6 +21,7 @@ import (
 	"archive/tar"
 	"context"
 	"errors"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
@@ -60,6 +61,10 @@ type Result struct {
 	// What only the layers below know; see Settle.
 	Parents []string // directories made because an entry implied them, parents first
 	Links   []Link   // hard links whose target this layer does not have
+
+	// Sums are the CRC-32C of what was written into regular files, by inode
+	// number. Files that are gone again may still have one.
+	Sums map[uint64]uint32
 }
 
 // Link is a hard link that waits for its target.
@@ -81,6 +86,7 @@ func Layer(ctx context.Context, r io.Reader, dir string, limits Limits) (Result,
 		tree:   t,
 		limits: limits,
 		mtimes: map[string]unix.Timespec{},
+		sums:   map[uint64]uint32{},
 		buf:    make([]byte, 256<<10),
 	}
 	tr := tar.NewReader(r)
@@ -105,7 +111,7 @@ func Layer(ctx context.Context, r io.Reader, dir string, limits Limits) (Result,
 	if err := u.finish(); err != nil {
 		return Result{}, err
 	}
-	return Result{Bytes: t.bytes, Inodes: t.inodes, Root: u.root, Opaque: u.opaque, Parents: t.impliedDirs(), Links: u.links}, nil
+	return Result{Bytes: t.bytes, Inodes: t.inodes, Root: u.root, Opaque: u.opaque, Parents: t.impliedDirs(), Links: u.links, Sums: u.sums}, nil
 }
 
 // unpacker is the state of one Layer call.
@@ -117,6 +123,7 @@ type unpacker struct {
 	opaque  bool
 	links   []Link
 	mtimes  map[string]unix.Timespec // of directories, set last since each entry in one changes it
+	sums    map[uint64]uint32
 	buf     []byte
 }
 
@@ -182,12 +189,18 @@ func (u *unpacker) file(dir *os.File, base string, h *tar.Header, r io.Reader) e
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	// The wrapper hides the file's ReadFrom, which would bring a buffer of its own.
-	n, err := io.CopyBuffer(struct{ io.Writer }{f}, r, u.buf)
+	// The wrapper also hides the file's ReadFrom, which would bring a buffer of its own.
+	w := &summer{w: f}
+	n, err := io.CopyBuffer(w, r, u.buf)
 	if err != nil {
 		return err
 	}
 	u.tree.bytes += roundUp(n)
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	u.sums[st.Ino] = w.sum
 	if err := setFile(f, h); err != nil {
 		return err
 	}
@@ -196,6 +209,18 @@ func (u *unpacker) file(dir *os.File, base string, h *tar.Header, r io.Reader) e
 		_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 	}
 	return nil
+}
+
+// summer sums what is written through it.
+type summer struct {
+	w   io.Writer
+	sum uint32
+}
+
+func (s *summer) Write(p []byte) (int, error) {
+	n, err := s.w.Write(p)
+	s.sum = crc32.Update(s.sum, crc32.MakeTable(crc32.Castagnoli), p[:n])
+	return n, err
 }
 
 func (u *unpacker) directory(dir *os.File, base string, h *tar.Header) error {
