@@ -94,6 +94,16 @@ func (r Rows[T]) Delete(id string) error {
 	return nil
 }
 
+// SetAside renames a row that can be read but means nothing to its reader, as
+// All does with one that cannot be read, and returns where it lies now.
+func (r Rows[T]) SetAside(id string) (path string, err error) {
+	path = r.path(id) + brokenSuffix
+	if err := os.Rename(r.path(id), path); err != nil {
+		return path, fmt.Errorf("cannot set broken record aside: %w", err)
+	}
+	return path, nil
+}
+
 // All reads every row. A row that cannot be decoded is renamed to *.broken and
 // named in broken; the rest is returned.
 func (r Rows[T]) All() (rows map[string]T, broken []string, err error) {
@@ -109,9 +119,9 @@ func (r Rows[T]) All() (rows map[string]T, broken []string, err error) {
 		}
 		v, err := r.Get(id)
 		if err != nil {
-			aside := r.path(id) + brokenSuffix
-			if err := os.Rename(r.path(id), aside); err != nil {
-				return nil, nil, fmt.Errorf("cannot set broken record aside: %w", err)
+			aside, asideErr := r.SetAside(id)
+			if asideErr != nil {
+				return nil, nil, asideErr
 			}
 			broken = append(broken, fmt.Sprintf("%v (kept as %s)", err, aside))
 			continue
