@@ -32,6 +32,7 @@ func (t *Table) Create(ctx context.Context, v View, podID string, cfg spec.Conta
 	}
 	p.mu.Lock()
 	c, joined := p.byName[cfg.Metadata]
+	late := joined && c.finished()
 	if !joined {
 		if p.rec.Phase != phaseReady {
 			p.mu.Unlock()
@@ -48,7 +49,11 @@ func (t *Table) Create(ctx context.Context, v View, podID string, cfg spec.Conta
 		t.mu.Lock()
 		t.containers[c.id] = c
 		t.mu.Unlock()
-		t.goBackground(ctx, func(ctx context.Context) { t.create(ctx, c) })
+		if !t.goBackground(ctx, func(ctx context.Context) { t.create(ctx, c) }) {
+			c.err = ending()
+			t.forgetContainer(c)
+			close(c.made)
+		}
 	}
 
 	select {
@@ -56,7 +61,7 @@ func (t *Table) Create(ctx context.Context, v View, podID string, cfg spec.Conta
 	case <-ctx.Done():
 		return "", errkind.New(errkind.Of(ctx.Err()), "container %s is still being made; the next call with the same name and attempt joins it: %w", cfg.Metadata.Name, ctx.Err())
 	}
-	if c.err != nil {
+	if c.err != nil && !late { // later callers find what was kept of it
 		return "", c.err
 	}
 	if rec := c.record(); joined && rec.Phase != phaseCreated {
@@ -74,7 +79,7 @@ func (t *Table) create(ctx context.Context, c *container) {
 	undone, err := t.createPlan(c).Run(ctx)
 	if err != nil {
 		kind := errkind.Of(err)
-		err = forKubelet(fmt.Errorf("cannot create container %s in pod %s: %w", c.rec.Config.Metadata.Name, c.pod.id, err))
+		err = forKubelet(fmt.Errorf("cannot create container %s in pod %s: %w", c.record().Config.Metadata.Name, c.pod.id, err))
 		if kind != errkind.Unknown {
 			err = errkind.New(kind, "%w", err)
 		}
@@ -84,14 +89,12 @@ func (t *Table) create(ctx context.Context, c *container) {
 		} else {
 			klog.FromContext(ctx).Error(err, "Container could not be undone and is kept as exited", "container", c.id)
 			exit := &spec.Exit{Code: 128, At: time.Now(), Reason: "StartError", Message: err.Error()}
-			if err := t.setContainer(c, func(r *containerRecord) { r.Phase, r.Exit = phaseExited, exit }); err != nil {
-				klog.FromContext(ctx).Error(err, "Cannot record the container as exited", "container", c.id)
-			}
-			c.markExited()
+			t.setExited(ctx, c, exit)
 		}
 	}
 	close(c.made)
 	t.publish()
+	t.armRepairs()
 	if err == nil {
 		t.emit(EventCreated, c.id, c.pod)
 	}
@@ -101,11 +104,11 @@ func (c *container) markExited() { c.exitOnce.Do(func() { close(c.exited) }) }
 
 // forgetContainer frees the container's id and name.
 func (t *Table) forgetContainer(c *container) {
-	p := c.pod
+	p, name := c.pod, c.record().Config.Metadata
 	p.mu.Lock()
 	delete(p.containers, c.id)
-	if p.byName[c.rec.Config.Metadata] == c {
-		delete(p.byName, c.rec.Config.Metadata)
+	if p.byName[name] == c {
+		delete(p.byName, name)
 	}
 	p.mu.Unlock()
 	t.mu.Lock()
@@ -156,7 +159,7 @@ func (t *Table) resolveImage(ctx context.Context, c *container) error {
 	if err != nil {
 		return err
 	}
-	log, err := logPath(c.pod.rec.Config.LogDirectory, cfg.LogPath)
+	log, err := logPath(c.pod.config.LogDirectory, cfg.LogPath)
 	if err != nil {
 		return err
 	}

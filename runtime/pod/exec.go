@@ -66,8 +66,7 @@ func (t *Table) execSync(ctx context.Context, c *container, args []string) (Exec
 		return ExecResult{}, err
 	}
 	defer errOut.close()
-	proc, err := shim.Exec(ctx, c.id, shimrpc.Exec{Args: args, Stdout: true, Stderr: true}, []*os.File{stdout, stderr})
-	_, _ = stdout.Close(), stderr.Close()
+	proc, err := t.startExec(ctx, shim, c, args, stdout, stderr)
 	if err != nil {
 		return ExecResult{}, fmt.Errorf("cannot run %s in container %s: %w", args[0], c.id, err)
 	}
@@ -81,12 +80,45 @@ func (t *Table) execSync(ctx context.Context, c *container, args []string) (Exec
 	return ExecResult{Stdout: out.result(deadline), Stderr: errOut.result(deadline), Code: exit.Code}, nil
 }
 
+// startExec starts the command; it consumes the files. A start cannot be
+// called back once it is asked for, so one whose caller has gone is waited for
+// and then killed.
+func (t *Table) startExec(ctx context.Context, shim *shimrpc.Client, c *container, args []string, stdout, stderr *os.File) (*shimrpc.Process, error) {
+	type result struct {
+		proc *shimrpc.Process
+		err  error
+	}
+	started := make(chan result)
+	begun := t.goBackground(ctx, func(bg context.Context) {
+		proc, err := shim.Exec(bg, c.id, shimrpc.Exec{Args: args, Stdout: true, Stderr: true}, []*os.File{stdout, stderr})
+		_, _ = stdout.Close(), stderr.Close()
+		select {
+		case started <- result{proc, err}:
+		case <-ctx.Done():
+			if err == nil {
+				t.killExec(c, pidfd.Process{Pid: proc.Pid, StartTime: proc.StartTime})
+				_ = proc.Close()
+			}
+		}
+	})
+	if !begun {
+		_, _ = stdout.Close(), stderr.Close()
+		return nil, ending()
+	}
+	select {
+	case r := <-started:
+		return r.proc, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // killExec kills an exec and what it started: libcontainer makes every exec
 // the leader of a session, so its session within the container's cgroup is
 // what belongs to it.
 func (t *Table) killExec(c *container, leader pidfd.Process) {
 	_ = leader.Signal(unix.SIGKILL) // the caller's error is the timeout
-	_, path := t.cgroup(c.pod.rec.Config.CgroupParent, c.id)
+	_, path := t.cgroup(c.pod.config.CgroupParent, c.id)
 	pids, _ := cgroup.Procs(path) // no cgroup, no processes
 	for _, pid := range pids {
 		if p, err := pidfd.Find(pid); err == nil && session(pid) == leader.Pid {

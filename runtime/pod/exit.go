@@ -47,14 +47,10 @@ func (t *Table) publishExit(ctx context.Context, c *container, e shimrpc.Exited)
 	if !e.Known {
 		exit.Reason, exit.Message = "Unknown", "the process ended while nobody could read its exit status"
 	}
-	log := klog.FromContext(ctx)
-	if err := t.setContainer(c, func(r *containerRecord) { r.Phase, r.Exit = phaseExited, exit }); err != nil {
-		log.Error(err, "Cannot record an exit", "container", c.id)
-	}
-	c.markExited()
+	t.setExited(ctx, c, exit)
 	t.emit(EventStopped, c.id, c.pod)
 	if err := t.freeExited(ctx, c); err != nil {
-		log.Error(err, "Cannot free what an exited container used; its removal will try again", "container", c.id)
+		klog.FromContext(ctx).Error(err, "Cannot free what an exited container used; its removal will try again", "container", c.id)
 	}
 }
 
@@ -85,10 +81,11 @@ func (t *Table) nudge(id string) {
 	t.mu.Lock()
 	c := t.containers[id]
 	t.mu.Unlock()
-	if c == nil || c.record().Process.Alive() {
+	if c == nil || closed(c.exited) || c.record().Process.Alive() || !c.claimNudge() {
 		return
 	}
 	t.goBackground(context.Background(), func(ctx context.Context) {
+		defer c.endNudge()
 		// The shim reports within its bounded drain; only then decide alone.
 		select {
 		case <-c.exited:
@@ -101,6 +98,21 @@ func (t *Table) nudge(id string) {
 		defer c.op.Unlock()
 		t.settle(ctx, c)
 	})
+}
+
+// claimNudge tells whether the caller is the one to look for the exit.
+func (c *container) claimNudge() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	mine := !c.nudged
+	c.nudged = true
+	return mine
+}
+
+func (c *container) endNudge() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nudged = false
 }
 
 // exitReportTime is how long a shim may take from an exit to its report: the
@@ -134,12 +146,16 @@ func (t *Table) StopContainer(ctx context.Context, v View, id string, grace time
 	} else if err != nil {
 		return err
 	}
-	return t.stopContainer(ctx, c, grace)
+	return t.detached(ctx, func(ctx context.Context) error { return t.stopContainer(ctx, c, grace) })
 }
 
 // killTime bounds the wait for a process that has been sent SIGKILL. One in
 // an uninterruptible sleep may take longer; the client tries again.
 const killTime = 15 * time.Second
+
+// killPause is how often a killed process is looked at until its exit is told,
+// which is usually sooner.
+const killPause = 100 * time.Millisecond
 
 func (t *Table) stopContainer(ctx context.Context, c *container, grace time.Duration) error {
 	if closed(c.exited) {
@@ -157,12 +173,17 @@ func (t *Table) stopContainer(ctx context.Context, c *container, grace time.Dura
 	if err := rec.Process.Signal(unix.SIGKILL); err != nil {
 		return err
 	}
-	ended, err := c.await(ctx, killTime)
-	if ended || err != nil {
-		return err
+	for end := time.Now().Add(killTime); rec.Process.Alive(); {
+		if ended, err := c.await(ctx, killPause); ended || err != nil {
+			return err
+		}
+		if time.Now().After(end) {
+			return errkind.New(errkind.DeadlineExceeded, "container %s was killed but its process %d has not ended in %v; it may hang in the kernel", c.id, rec.Process.Pid, killTime)
+		}
 	}
-	if c.record().Process.Alive() {
-		return errkind.New(errkind.DeadlineExceeded, "container %s was killed but its process %d has not ended in %v; it may hang in the kernel", c.id, rec.Process.Pid, killTime)
+	// It has ended. Whose shim tells nothing is decided for here.
+	if ended, err := c.await(ctx, exitReportTime); ended || err != nil {
+		return err
 	}
 	c.op.Lock()
 	defer c.op.Unlock()

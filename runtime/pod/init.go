@@ -22,7 +22,7 @@ const initUID = 65534
 // startInit starts the pod's own first process, where containers share a PID
 // namespace: something must be process 1 there and reap.
 func (t *Table) startInit(ctx context.Context, p *Pod) error {
-	if !sharesPIDs(&p.rec.Config) {
+	if !sharesPIDs(p.config) {
 		return nil
 	}
 	dir := t.initDir(p.id)
@@ -67,7 +67,7 @@ func (t *Table) initCreate(p *Pod) shimrpc.Create {
 // initSpec is an empty read-only root with one static program, no capability
 // and no foreign descriptor.
 func (t *Table) initSpec(p *Pod) *specs.Spec {
-	c := &p.rec.Config
+	c := p.config
 	ns := []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}}
 	for kind, path := range t.namespacePaths(p) {
 		ns = append(ns, specs.LinuxNamespace{Type: kind, Path: path})
@@ -91,11 +91,11 @@ func (t *Table) initSpec(p *Pod) *specs.Spec {
 // namespacePaths are the pinned namespaces of the pod, but for PID.
 func (t *Table) namespacePaths(p *Pod) map[specs.LinuxNamespaceType]string {
 	out := map[specs.LinuxNamespaceType]string{}
-	if hasNetns(&p.rec.Config) {
+	if hasNetns(p.config) {
 		out[specs.NetworkNamespace] = t.netns(p.id)
 		out[specs.UTSNamespace] = t.nsPath(p.id, "uts")
 	}
-	if hasIPC(&p.rec.Config) {
+	if hasIPC(p.config) {
 		out[specs.IPCNamespace] = t.nsPath(p.id, "ipc")
 	}
 	return out
@@ -103,7 +103,7 @@ func (t *Table) namespacePaths(p *Pod) map[specs.LinuxNamespaceType]string {
 
 // stopInit ends the init and with it every process of the shared namespace.
 func (t *Table) stopInit(ctx context.Context, p *Pod) error {
-	if !sharesPIDs(&p.rec.Config) {
+	if !sharesPIDs(p.config) {
 		return nil
 	}
 	if err := p.record().Init.Signal(unix.SIGKILL); err != nil {
@@ -115,7 +115,7 @@ func (t *Table) stopInit(ctx context.Context, p *Pod) error {
 // deleteFromShim ends what is left in the cgroup of a container or init and
 // makes the shim forget it. It works without a shim too.
 func (t *Table) deleteFromShim(ctx context.Context, p *Pod, id string) error {
-	_, path := t.cgroup(p.rec.Config.CgroupParent, id)
+	_, path := t.cgroup(p.config.CgroupParent, id)
 	if cgroup.Exists(path) {
 		if err := cgroup.Kill(path, unix.SIGKILL); err != nil {
 			return err

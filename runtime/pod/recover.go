@@ -2,6 +2,7 @@ package pod
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -42,6 +43,7 @@ func (t *Table) Recover(ctx context.Context) error {
 		klog.FromContext(ctx).Error(err, "Cannot repair the network")
 	}
 	t.publish()
+	t.armRepairs()
 	return nil
 }
 
@@ -57,14 +59,28 @@ func (t *Table) load() error {
 	}
 	t.brokenRecords = append(broken, brokenToo...)
 	for id, rec := range pods {
+		if rec.ID != id || rec.Phase == "" {
+			if err := t.setAside(t.podRows.SetAside, id); err != nil {
+				return err
+			}
+			continue
+		}
 		t.addPod(id, rec)
 	}
 	for id, rec := range containers {
+		if rec.ID != id || rec.Phase == "" || len(rec.PodID) != len(newID()) {
+			if err := t.setAside(t.containerRows.SetAside, id); err != nil {
+				return err
+			}
+			continue
+		}
 		p := t.pods[rec.PodID]
 		if p == nil {
-			// The pod's row was broken. Its containers can still be ended.
+			// The pod's row was broken. Its containers can still be ended,
+			// and whatever a pod may have can be looked for.
 			p = t.addPod(rec.PodID, podRecord{ID: rec.PodID, BootID: rec.BootID, Phase: phaseStopping, Origin: OriginLocal,
-				CreatedAt: rec.CreatedAt, Config: spec.Pod{Metadata: spec.PodMetadata{Name: "lost-" + rec.PodID[:12], UID: rec.PodID}}})
+				CreatedAt: rec.CreatedAt, Config: spec.Pod{Metadata: spec.PodMetadata{Name: "lost-" + rec.PodID[:12], UID: rec.PodID},
+					Namespaces: spec.Namespaces{Network: spec.ModePod, PID: spec.ModePod, IPC: spec.ModePod}}})
 		}
 		c := &container{id: id, pod: p, made: make(chan struct{}), exited: make(chan struct{}), rec: rec}
 		close(c.made)
@@ -76,8 +92,15 @@ func (t *Table) load() error {
 	return nil
 }
 
+// setAside keeps a row that can be read but cannot be used out of the way.
+func (t *Table) setAside(aside func(id string) (string, error), id string) error {
+	path, err := aside(id)
+	t.brokenRecords = append(t.brokenRecords, "record "+id+" is not complete (kept as "+path+")")
+	return err
+}
+
 func (t *Table) addPod(id string, rec podRecord) *Pod {
-	p := &Pod{id: id, key: podKey{meta: rec.Config.Metadata}, made: make(chan struct{}), rec: rec,
+	p := &Pod{id: id, key: podKey{meta: rec.Config.Metadata}, from: rec.Origin, config: &rec.Config, made: make(chan struct{}), rec: rec,
 		containers: map[string]*container{}, byName: map[spec.ContainerMetadata]*container{}}
 	close(p.made)
 	t.pods[id], t.byKey[p.key] = p, p
@@ -149,7 +172,15 @@ func (t *Table) recoverAlive(ctx context.Context, c *container) {
 // been let go before the crash, the shim says that it is not waiting any more.
 func (t *Table) resumeStart(ctx context.Context, c *container) error {
 	err := t.exec(ctx, c)
-	if err != nil && !(errkind.Is(err, errkind.FailedPrecondition) && c.record().Process.Alive()) {
+	alive := c.record().Process.Alive()
+	switch {
+	case err == nil, alive && errkind.Is(err, errkind.FailedPrecondition):
+	case ctx.Err() != nil:
+		return err // the next daemon tries
+	case alive:
+		// Nobody could ever start it: it would stay created for good.
+		return errors.Join(err, t.failStart(ctx, c, err))
+	default:
 		t.settle(ctx, c)
 		return err
 	}
@@ -159,8 +190,7 @@ func (t *Table) resumeStart(ctx context.Context, c *container) error {
 // settleLost keeps a container that could not be undone visible as exited.
 func (t *Table) settleLost(ctx context.Context, c *container) {
 	exit := &spec.Exit{Code: 128, At: time.Now(), Reason: "StartError", Message: "the daemon ended while the container was made"}
-	logged(ctx, "Cannot record a container as exited", t.setContainer(c, func(r *containerRecord) { r.Phase, r.Exit = phaseExited, exit }))
-	c.markExited()
+	t.setExited(ctx, c, exit)
 }
 
 // recoverPods undoes half-made pods, ends half-stopped ones, and stops those
@@ -181,13 +211,12 @@ func (t *Table) recoverPods(ctx context.Context) {
 	}
 	for _, p := range pods {
 		rec := p.record()
-		alive := rec.BootID == t.cfg.BootID && (!hasNetns(&rec.Config) || mounted[t.netns(p.id)]) &&
-			(!sharesPIDs(&rec.Config) || rec.Init.Alive())
+		alive := rec.BootID == t.cfg.BootID && t.intact(p, mounted) && (!sharesPIDs(p.config) || rec.Init.Alive())
 		switch {
 		case rec.Phase == phaseCreating:
 			if err := t.runPlan(p).Undo(ctx); err != nil {
-				log.Error(err, "Cannot undo a half-made pod; it is kept as stopped", "pod", p.id)
-				logged(ctx, "Cannot record the pod", t.setPod(p, func(r *podRecord) { r.Phase = phaseStopped }))
+				log.Error(err, "Cannot undo a half-made pod; it is kept until a stop succeeds", "pod", p.id)
+				t.sinkPod(ctx, p, func(r *podRecord) { r.Phase = phaseStopping })
 				continue
 			}
 			t.forgetPod(p)
@@ -195,6 +224,19 @@ func (t *Table) recoverPods(ctx context.Context) {
 			logged(ctx, "Cannot finish the stop of a pod", t.stopPod(ctx, p))
 		}
 	}
+}
+
+// intact tells whether everything that the pod's containers would need is
+// still there: the state directory may have been emptied.
+func (t *Table) intact(p *Pod, mounted map[string]bool) bool {
+	if hasNetns(p.config) && !(mounted[t.netns(p.id)] && mounted[t.nsPath(p.id, "uts")]) {
+		return false
+	}
+	if hasIPC(p.config) && !(mounted[t.nsPath(p.id, "ipc")] && mounted[t.shmDir(p.id)]) {
+		return false
+	}
+	_, err := os.Stat(t.podDir(p.id))
+	return err == nil
 }
 
 // sweep removes what has no row: files that a crash left between an effect
@@ -214,6 +256,7 @@ func (t *Table) sweep(ctx context.Context) error {
 			}
 		}
 	}
+	logged(ctx, "Cannot end what a shim holds without a record", t.shims.sweep(ctx))
 	snapshots, err := t.cfg.Images.Snapshots(ctx)
 	if err != nil {
 		return err

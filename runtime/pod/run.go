@@ -27,13 +27,17 @@ func (t *Table) Run(ctx context.Context, v View, cfg spec.Pod) (string, error) {
 	key := podKey{meta: cfg.Metadata}
 	t.mu.Lock()
 	p, joined := t.byKey[key]
+	late := joined && p.finished()
 	if !joined {
 		id := newID()
-		p = &Pod{id: id, key: key, made: make(chan struct{}),
+		p = &Pod{id: id, key: key, from: v.Origin(), config: &cfg, made: make(chan struct{}),
 			containers: map[string]*container{}, byName: map[spec.ContainerMetadata]*container{},
 			rec: podRecord{ID: id, BootID: t.cfg.BootID, Origin: v.Origin(), Config: cfg, Phase: phaseCreating, CreatedAt: time.Now()}}
+		if !t.goBackground(ctx, func(ctx context.Context) { t.run(ctx, p) }) {
+			t.mu.Unlock()
+			return "", ending()
+		}
 		t.pods[id], t.byKey[key] = p, p
-		t.goBackground(ctx, func(ctx context.Context) { t.run(ctx, p) })
 	}
 	t.mu.Unlock()
 
@@ -44,7 +48,7 @@ func (t *Table) Run(ctx context.Context, v View, cfg spec.Pod) (string, error) {
 			cfg.Metadata.Namespace, cfg.Metadata.Name, ctx.Err())
 	}
 	switch {
-	case p.err != nil:
+	case p.err != nil && !late: // later callers find what was kept of it
 		return "", p.err
 	case joined && !v.sees(p.origin()):
 		return "", errkind.New(errkind.AlreadyExists, "a local pod %s/%s (attempt %d) exists: %s", cfg.Metadata.Namespace, cfg.Metadata.Name, cfg.Metadata.Attempt, p.id)
@@ -59,27 +63,27 @@ func (t *Table) Run(ctx context.Context, v View, cfg spec.Pod) (string, error) {
 func (t *Table) run(ctx context.Context, p *Pod) {
 	undone, err := t.runPlan(p).Run(ctx)
 	if err != nil {
-		err = fmt.Errorf("cannot run pod %s/%s: %w", p.rec.Config.Metadata.Namespace, p.rec.Config.Metadata.Name, err)
+		err = fmt.Errorf("cannot run pod %s/%s: %w", p.config.Metadata.Namespace, p.config.Metadata.Name, err)
 		if kind := errkind.Of(errors.Unwrap(err)); kind != errkind.Unknown {
 			err = errkind.New(kind, "%w", err)
 		}
 		if undone {
 			t.forgetPod(p)
 		} else {
-			// What could not be undone stays visible, stopped, so that
-			// the client's stop and remove try again.
-			klog.FromContext(ctx).Error(err, "Pod could not be undone and is kept as stopped", "pod", p.id)
-			if err := t.setPod(p, func(r *podRecord) { r.Phase = phaseStopped }); err != nil {
-				klog.FromContext(ctx).Error(err, "Cannot record the pod as stopped", "pod", p.id)
-			}
+			// What could not be undone stays visible, not ready and not
+			// yet stopped, so that the client's stop tries again.
+			klog.FromContext(ctx).Error(err, "Pod could not be undone and is kept as stopping", "pod", p.id)
+			t.sinkPod(ctx, p, func(r *podRecord) { r.Phase = phaseStopping })
 		}
 		p.err = err
 	}
 	close(p.made)
 	t.publish()
+	t.armRepairs()
 	if err == nil {
 		t.emit(EventCreated, p.id, p)
 		t.emit(EventStarted, p.id, p)
+		t.checkInit(p) // its end may have been told before there was a pod to end
 	}
 }
 
@@ -97,7 +101,7 @@ func hasNetns(c *spec.Pod) bool   { return c.Namespaces.Network == spec.ModePod 
 func hasIPC(c *spec.Pod) bool     { return c.Namespaces.IPC == spec.ModePod }
 func sharesPIDs(c *spec.Pod) bool { return c.Namespaces.PID == spec.ModePod }
 func (t *Table) request(p *Pod) network.Request {
-	c := &p.rec.Config // immutable
+	c := p.config // immutable
 	return network.Request{PodID: p.id, Namespace: c.Metadata.Namespace, Name: c.Metadata.Name, Netns: t.netns(p.id), Ports: c.Ports}
 }
 
@@ -120,7 +124,7 @@ func (t *Table) runPlan(p *Pod) steps.Plan {
 // pod's addresses and ports, in memory. The row that is written next is
 // durable: the one synced write of a pod's start.
 func (t *Table) leasePod(ctx context.Context, p *Pod) error {
-	c := &p.rec.Config
+	c := p.config
 	if c.LogDirectory != "" && !filepath.IsAbs(c.LogDirectory) {
 		return errkind.New(errkind.InvalidArgument, "log directory %q is not an absolute path", c.LogDirectory)
 	}
@@ -151,7 +155,7 @@ var defaultSysctls = map[string]string{
 }
 
 func (t *Table) makeNamespaces(p *Pod) error {
-	c := &p.rec.Config
+	c := p.config
 	s := netns.Spec{Sysctls: map[string]string{}}
 	if hasNetns(c) {
 		s.Net, s.UTS = t.netns(p.id), t.nsPath(p.id, "uts")
@@ -203,7 +207,7 @@ func (t *Table) makeFiles(p *Pod) error {
 }
 
 func (t *Table) attach(ctx context.Context, p *Pod) error {
-	if !hasNetns(&p.rec.Config) {
+	if !hasNetns(p.config) {
 		return nil
 	}
 	return t.cfg.Network.Attach(ctx, t.request(p), p.record().Lease)
@@ -211,7 +215,7 @@ func (t *Table) attach(ctx context.Context, p *Pod) error {
 
 func (t *Table) detach(ctx context.Context, p *Pod) error {
 	lease := p.record().Lease
-	if !hasNetns(&p.rec.Config) || lease.PodID == "" {
+	if !hasNetns(p.config) || lease.PodID == "" {
 		return nil
 	}
 	return t.cfg.Network.Detach(ctx, lease, t.netns(p.id))
@@ -227,7 +231,7 @@ func (t *Table) removePodDir(p *Pod) error { return removeTree(t.podDir(p.id)) }
 func (t *Table) LogRoot() string { return filepath.Join(t.cfg.Root, "logs") }
 
 func (t *Table) removeOwnLogs(p *Pod) error {
-	rel, err := filepath.Rel(t.LogRoot(), filepath.Clean(p.rec.Config.LogDirectory))
+	rel, err := filepath.Rel(t.LogRoot(), filepath.Clean(p.config.LogDirectory))
 	if err != nil || rel == "." || !filepath.IsLocal(rel) {
 		return nil
 	}

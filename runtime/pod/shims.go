@@ -89,22 +89,43 @@ func (s *shims) client(ctx context.Context, podID string) (*shimrpc.Client, erro
 	if c := s.get(key); c != nil {
 		return c, nil
 	}
+	// All callers share the outcome, so that none who goes away may leave it
+	// half done: a container that was not handed over is watched by nobody.
+	ctx, cancel := context.WithTimeout(withoutCancel{s.ctx, ctx}, bringUpTime)
+	defer cancel()
 	c := shimrpc.Dial(s.socket(key))
-	info, err := c.Info(ctx)
+	info, err := s.info(ctx, c)
 	if err != nil {
 		if err := s.launch(ctx, key); err != nil {
 			return nil, err
 		}
-		if info, err = c.Info(ctx); err != nil {
+		if info, err = s.info(ctx, c); err != nil {
 			return nil, fmt.Errorf("cannot reach the shim that was just started: %w", err)
 		}
 	}
 	s.adopt(ctx, c, key, info)
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		return nil, ending()
+	}
 	s.live[key] = c
-	s.mu.Unlock()
 	s.wg.Go(func() { s.watch(c, key) })
 	return c, nil
+}
+
+// The bounds on a shim that hangs: to bring one up, to say who it is, and to
+// forget a container, for which it gives killed processes 15 s.
+const (
+	bringUpTime = 60 * time.Second
+	infoTime    = 5 * time.Second
+	deleteTime  = 30 * time.Second
+)
+
+func (s *shims) info(ctx context.Context, c *shimrpc.Client) (shimrpc.Info, error) {
+	ctx, cancel := context.WithTimeout(ctx, infoTime)
+	defer cancel()
+	return c.Info(ctx)
 }
 
 func (s *shims) get(key string) *shimrpc.Client {
@@ -180,6 +201,8 @@ func (s *shims) anyPod(key string) string {
 // delete makes the pod's shim forget a container. Without a shim there is
 // nothing to forget.
 func (s *shims) delete(ctx context.Context, podID, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, deleteTime)
+	defer cancel()
 	err := shimrpc.Dial(s.socket(s.key(podID))).Delete(ctx, id)
 	if errkind.Is(err, errkind.Unavailable) {
 		return nil
@@ -194,7 +217,63 @@ func (s *shims) release(ctx context.Context, podID string) error {
 	}
 	key := s.key(podID)
 	defer s.locks.Lock(key)()
-	return s.end(ctx, key)
+	if err := s.end(ctx, key); err != nil {
+		return err
+	}
+	// Nobody starts a shim for this pod again, so nobody needs its lock.
+	return remove(s.socket(key) + ".lock")
+}
+
+// sweep ends what shims hold of pods and containers that have no record, and
+// the shims of pods that have none.
+func (s *shims) sweep(ctx context.Context) error {
+	sockets, err := filepath.Glob(filepath.Join(s.dir(), "*.sock"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, path := range sockets {
+		c := shimrpc.Dial(path)
+		info, err := s.info(ctx, c)
+		if err != nil {
+			continue // dead or hung: whoever needs it finds out
+		}
+		held := 0
+		for _, id := range info.Containers {
+			if s.t.knows(id) {
+				held++
+				continue
+			}
+			errs = append(errs, c.Delete(ctx, id))
+		}
+		if held > 0 || path == s.socket(nodeKey) || s.wanted(path) {
+			continue
+		}
+		if err := c.Shutdown(ctx); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		errs = append(errs, remove(path), remove(path+".lock"))
+	}
+	return errors.Join(errs...)
+}
+
+// wanted tells whether some pod's shim has its socket at path.
+func (s *shims) wanted(path string) bool {
+	for _, p := range s.t.snapshotPods() {
+		if s.socket(s.key(p.id)) == path {
+			return true
+		}
+	}
+	return false
+}
+
+// remove removes a file; one that is absent is success.
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // end asks the shim of a group to end; one that is gone has.
@@ -206,18 +285,18 @@ func (s *shims) end(ctx context.Context, key string) error {
 	if errkind.Is(err, errkind.Unavailable) {
 		err = nil
 	}
-	if err == nil {
-		if rmErr := os.Remove(s.socket(key)); rmErr != nil && !errors.Is(rmErr, os.ErrNotExist) {
-			return rmErr
-		}
+	if err != nil {
+		return err
 	}
-	return err
+	return remove(s.socket(key))
 }
 
 // retire ends the daemon's part. The node's shim ends if it holds nothing; it
 // refuses if it does.
 func (s *shims) retire() {
+	s.mu.Lock() // orders this against client, which adds to wg
 	s.cancel()
+	s.mu.Unlock()
 	s.wg.Wait()
 	if s.cfg.Group == GroupNode {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)

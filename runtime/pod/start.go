@@ -47,11 +47,17 @@ func (t *Table) startLocked(ctx context.Context, c *container) error {
 		return nil
 	}
 	err = fmt.Errorf("cannot start container %s: %w", c.id, err)
-	exit := &spec.Exit{Code: 128, At: time.Now(), Reason: "StartError", Message: err.Error()}
-	recErr := t.setContainer(c, func(r *containerRecord) { r.Phase, r.Exit = phaseExited, exit })
-	c.markExited()
+	if ctx.Err() != nil {
+		return err // the daemon ends: the next one goes on with the start
+	}
+	return errors.Join(err, t.failStart(ctx, c, err))
+}
+
+// failStart ends a container that could not be started. The caller holds c.op.
+func (t *Table) failStart(ctx context.Context, c *container, why error) error {
+	t.setExited(ctx, c, &spec.Exit{Code: 128, At: time.Now(), Reason: "StartError", Message: why.Error()})
 	t.emit(EventStopped, c.id, c.pod)
-	return errors.Join(err, recErr, t.freeExited(ctx, c))
+	return t.freeExited(ctx, c)
 }
 
 // startPlan is the table of StartContainer. After a crash the start goes on.

@@ -50,7 +50,7 @@ func (t *Table) sample(ctx context.Context, st *ContainerStatus) (*Stats, error)
 	if err != nil {
 		return nil, err
 	}
-	_, path := t.cgroup(p.record().Config.CgroupParent, st.ID)
+	_, path := t.cgroup(p.config.CgroupParent, st.ID)
 	s, err := t.sampler.Sample(st.ID, path)
 	if err != nil {
 		return nil, fmt.Errorf("cannot sample container %s: %w", st.ID, err)
@@ -79,6 +79,10 @@ func (t *Table) Update(ctx context.Context, v View, id string, r spec.Resources)
 	if err != nil {
 		return err
 	}
+	return t.detached(ctx, func(ctx context.Context) error { return t.update(ctx, c, r) })
+}
+
+func (t *Table) update(ctx context.Context, c *container, r spec.Resources) error {
 	c.op.Lock()
 	defer c.op.Unlock()
 	rec := c.record()

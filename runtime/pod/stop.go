@@ -26,7 +26,9 @@ func (t *Table) Stop(ctx context.Context, v View, id string) error {
 // as long as the caller does.
 func (t *Table) detached(ctx context.Context, f func(context.Context) error) error {
 	done := make(chan error, 1)
-	t.goBackground(ctx, func(ctx context.Context) { done <- f(ctx) })
+	if !t.goBackground(ctx, func(ctx context.Context) { done <- f(ctx) }) {
+		return ending()
+	}
 	select {
 	case err := <-done:
 		return err
@@ -57,14 +59,20 @@ func (t *Table) stopPodLocked(ctx context.Context, p *Pod) error {
 // crash, or a failure, the whole table is done again.
 func (t *Table) stopPlan(p *Pod) steps.Plan {
 	return steps.Plan{Verb: "pod.stop", Observe: t.cfg.Observe, Steps: []steps.Step{
-		{Name: "record", Do: func(context.Context) error { return t.setPod(p, func(r *podRecord) { r.Phase = phaseStopping }) }},
+		{Name: "record", Do: func(ctx context.Context) error {
+			t.sinkPod(ctx, p, func(r *podRecord) { r.Phase = phaseStopping })
+			return nil
+		}},
 		{Name: "containers", Do: func(ctx context.Context) error { return t.killContainers(ctx, p) }},
 		{Name: "init", Do: func(ctx context.Context) error { return t.stopInit(ctx, p) }},
 		{Name: "network", Do: func(ctx context.Context) error { return t.detach(ctx, p) }},
 		{Name: "lease", Do: func(context.Context) error { t.releasePod(p); return nil }},
 		{Name: "namespaces", Do: func(context.Context) error { return t.removeNamespaces(p) }},
 		{Name: "shm", Do: func(context.Context) error { return t.cfg.Volumes.UnmountShm(t.shmDir(p.id)) }},
-		{Name: "commit", Do: func(context.Context) error { return t.setPod(p, func(r *podRecord) { r.Phase = phaseStopped }) }},
+		{Name: "commit", Do: func(ctx context.Context) error {
+			t.sinkPod(ctx, p, func(r *podRecord) { r.Phase = phaseStopped })
+			return nil
+		}},
 	}}
 }
 

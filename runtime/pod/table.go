@@ -14,11 +14,13 @@ import (
 	"time"
 
 	"github.com/moby/sys/capability"
+	"k8s.io/klog/v2"
 
 	"github.com/berth-runtime/berth/runtime/network"
 	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/state"
 	"github.com/berth-runtime/berth/runtime/stats"
+	"github.com/berth-runtime/berth/runtime/steps"
 	"github.com/berth-runtime/berth/runtime/sys/cgroup"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
@@ -50,9 +52,14 @@ type Table struct {
 	events         broker
 	hostCaps       []string
 	brokenRecords  []string
-	background     sync.WaitGroup // clean-ups that outlive their request
+	background     sync.WaitGroup // verbs and clean-ups, which outlive their request
 	backgroundDone context.CancelFunc
 	backgroundCtx  context.Context
+	repairs        *time.Timer // fires while there is something to look at
+
+	endMu     sync.Mutex // held to add to background, so that Close misses nothing
+	ended     bool       // guarded by endMu
+	repairing bool       // guarded by endMu; the timer is set
 
 	mu         sync.Mutex            // never held across I/O
 	pods       map[string]*Pod       // guarded by mu
@@ -69,16 +76,20 @@ type podKey struct {
 
 // Pod is one pod. It is created by Run or Recover and ended by Remove.
 type Pod struct {
-	id  string
-	key podKey
+	id     string
+	key    podKey
+	from   Origin    // never changes
+	config *spec.Pod // never changes
 	// verbs orders what may not overlap: creating and starting containers
 	// share it, stopping and removing the pod exclude them.
 	verbs sync.RWMutex
 	made  chan struct{} // closed when Run has ended
 	err   error         // of Run; valid once made is closed
 
-	mu         sync.Mutex            // guards what follows; never held across waits
-	rec        podRecord             //
+	writing sync.Mutex // one writer of the row at a time; taken before mu
+
+	mu         sync.Mutex // guards what follows; never held across I/O
+	rec        podRecord
 	containers map[string]*container // by id
 	byName     map[spec.ContainerMetadata]*container
 }
@@ -94,13 +105,15 @@ type container struct {
 	exitOnce sync.Once
 	exited   chan struct{} // closed when the exit is published
 
-	mu          sync.Mutex // guards what follows
-	rec         containerRecord
-	stopSent    bool       // the stop signal goes out once
-	held        []*os.File // FIFOs, held a second time
-	pidfd       *os.File   // likewise
-	console     *os.File   // likewise: the pty's master, of a container with a terminal
-	oomBaseline uint64
+	writing sync.Mutex // one writer of the row at a time; taken before mu
+
+	mu       sync.Mutex // guards what follows; never held across I/O
+	rec      containerRecord
+	stopSent bool       // the stop signal goes out once
+	nudged   bool       // somebody looks for the exit already
+	held     []*os.File // FIFOs, held a second time
+	pidfd    *os.File   // likewise
+	console  *os.File   // likewise: the pty's master, of a container with a terminal
 }
 
 // New makes a Table over the directories of cfg. Recover must be called
@@ -134,22 +147,59 @@ func New(cfg Config) (*Table, error) {
 	}
 	t.backgroundCtx, t.backgroundDone = context.WithCancel(context.Background())
 	t.shims = newShims(t, cfg.Shim)
+	t.repairs = time.AfterFunc(repairEvery, t.repair)
+	t.repairs.Stop() // until there is something to look at
 	t.view.Store(&snapshot{})
 	return t, nil
 }
 
-// Close ends the daemon's part: watches and clean-ups under way. Containers
+// closeTime bounds Close. Whatever is undone has steps.UndoTimeout.
+const closeTime = steps.UndoTimeout + 5*time.Second
+
+// Close ends the daemon's part: what is half made is undone, a stop or a start
+// under way is left to the next daemon, watches end. It does so in bounded
+// time, since what hangs in the kernel is found again by Recover. Containers
 // and their shims go on; a shim that holds nothing is told to end.
 func (t *Table) Close() {
-	t.shims.retire()
+	t.endMu.Lock()
+	t.ended = true
+	t.endMu.Unlock()
+	t.repairs.Stop()
 	t.backgroundDone()
-	t.background.Wait()
+	idle := make(chan struct{})
+	go func() {
+		t.background.Wait()
+		close(idle)
+	}()
+	timer := time.NewTimer(closeTime)
+	defer timer.Stop()
+	select {
+	case <-idle:
+	case <-timer.C:
+		klog.Background().Error(nil, "Some operations could not be ended and are left to the next start")
+	}
+	t.shims.retire()
+	for _, c := range t.all() {
+		c.release()
+	}
 }
 
-// goBackground runs f in a goroutine that Close waits for.
-func (t *Table) goBackground(ctx context.Context, f func(context.Context)) {
+// goBackground runs f in a goroutine that Close waits for. It tells whether it
+// did: a Table that has been closed begins nothing.
+func (t *Table) goBackground(ctx context.Context, f func(context.Context)) bool {
 	ctx = withoutCancel{t.backgroundCtx, ctx}
+	t.endMu.Lock()
+	defer t.endMu.Unlock()
+	if t.ended {
+		return false
+	}
 	t.background.Go(func() { f(ctx) })
+	return true
+}
+
+// ending is the refusal to begin anything after Close.
+func ending() error {
+	return errkind.New(errkind.Unavailable, "the daemon is ending; ask the next one")
 }
 
 // withoutCancel has the life of one context and the values of another.
@@ -227,7 +277,7 @@ func (t *Table) findContainer(v View, id string) (*container, error) {
 }
 
 // origin needs no lock: it never changes after the pod was made.
-func (p *Pod) origin() Origin { return p.rec.Origin }
+func (p *Pod) origin() Origin { return p.from }
 
 // finished tells whether Run has ended; before, the pod is not listed.
 func (p *Pod) finished() bool { return closed(p.made) }
@@ -279,35 +329,68 @@ func (p *Pod) members() []*container {
 // setPod changes the pod's record, in memory and on disk, and publishes it.
 // The disk comes first: what is told is what a restart would find.
 func (t *Table) setPod(p *Pod, change func(*podRecord)) error {
-	p.mu.Lock()
-	rec := p.rec
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	rec := p.record()
 	change(&rec)
 	err := t.podRows.Update(p.id, rec)
 	if err == nil {
+		p.mu.Lock()
 		p.rec = rec
+		p.mu.Unlock()
 	}
-	p.mu.Unlock()
 	t.publish()
 	return err
+}
+
+// sinkPod changes the pod's record on its way down, which no full disk may hold
+// up: what cannot be written is told all the same, and a restart, which finds
+// the older phase, looks at the kernel and comes to the same end.
+func (t *Table) sinkPod(ctx context.Context, p *Pod, change func(*podRecord)) {
+	err := t.setPod(p, change)
+	if err == nil {
+		return
+	}
+	klog.FromContext(ctx).Error(err, "Cannot record what became of a pod", "pod", p.id)
+	p.mu.Lock()
+	change(&p.rec)
+	p.mu.Unlock()
+	t.publish()
 }
 
 // setContainer changes a container's record like setPod does a pod's.
 func (t *Table) setContainer(c *container, change func(*containerRecord)) error {
-	c.mu.Lock()
-	rec := c.rec
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	rec := c.record()
 	change(&rec)
 	err := t.containerRows.Update(c.id, rec)
 	if err == nil {
+		c.mu.Lock()
 		c.rec = rec
+		c.mu.Unlock()
 	}
-	c.mu.Unlock()
 	t.publish()
 	return err
 }
 
+// setExited records and publishes that a container has ended; like sinkPod, it
+// does so whatever the disk says.
+func (t *Table) setExited(ctx context.Context, c *container, exit *spec.Exit) {
+	change := func(r *containerRecord) { r.Phase, r.Exit = phaseExited, exit }
+	if err := t.setContainer(c, change); err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot record an exit", "container", c.id)
+		c.mu.Lock()
+		change(&c.rec)
+		c.mu.Unlock()
+		t.publish()
+	}
+	c.markExited()
+}
+
 // oomKills counts the OOM kills in the container's cgroup so far.
 func (t *Table) oomKills(c *container) uint64 {
-	_, path := t.cgroup(c.pod.record().Config.CgroupParent, c.id)
+	_, path := t.cgroup(c.pod.config.CgroupParent, c.id)
 	n, err := cgroup.OOMKills(path)
 	if err != nil {
 		return 0 // the group is gone: nothing to tell from

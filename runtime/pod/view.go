@@ -44,9 +44,9 @@ func (t *Table) publish() {
 
 func (t *Table) podStatus(p *Pod) *PodStatus {
 	rec := p.record()
-	st := &PodStatus{ID: p.id, Origin: rec.Origin, Config: &rec.Config, Ready: rec.Phase == phaseReady,
+	st := &PodStatus{ID: p.id, Origin: rec.Origin, Config: p.config, Ready: rec.Phase == phaseReady,
 		CreatedAt: rec.CreatedAt, Addresses: rec.Lease.Addresses}
-	if hasNetns(&rec.Config) {
+	if hasNetns(p.config) {
 		st.Netns = t.netns(p.id)
 	}
 	return st
@@ -91,7 +91,7 @@ func (t *Table) Pod(v View, id string) (*PodStatus, error) {
 // it is said to run but its process has gone, the exit is looked for first.
 func (t *Table) Container(v View, id string) (*ContainerStatus, error) {
 	st, err := find("container", id, t.view.Load().byID, func(c *ContainerStatus) bool { return v.sees(c.Origin) })
-	if err == nil && st.State == StateRunning {
+	if err == nil && st.Pid != 0 {
 		t.nudge(st.ID)
 	}
 	return st, err
