@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -23,9 +24,12 @@ func (s *Server) PullImage(ctx context.Context, r *criv1.PullImageRequest) (*cri
 		return nil, err
 	}
 	img, err := s.cfg.Images.Pull(ctx, imageservice.PullRequest{Ref: ref, Auth: translate.Auth(r.Auth)})
+	// The kubelet knows two failures by how their text begins, and strips
+	// grpc's own beginning for the code Unknown only.
+	if refusal := (*imageservice.Refusal)(nil); errors.As(err, &refusal) {
+		return nil, status.Errorf(codes.Unknown, "%s: %v", crierrors.ErrSignatureValidationFailed, err)
+	}
 	if errkind.Is(err, errkind.Unavailable) && ctx.Err() == nil {
-		// The kubelet knows this failure by how its text begins, and strips
-		// grpc's own beginning for the code Unknown only.
 		return nil, status.Errorf(codes.Unknown, "%s: %v", crierrors.ErrRegistryUnavailable, err)
 	}
 	if err != nil {

@@ -385,6 +385,13 @@ func TestPullErrorsThatTheKubeletReads(t *testing.T) {
 	_, err = n.remote.PullImage(t.Context(), &criv1.PullImageRequest{Image: &criv1.ImageSpec{Image: "a"}})
 	wantCode(t, "refused credentials", err, codes.PermissionDenied)
 
+	n.images.pullErr = fmt.Errorf("cannot pull a: %w", &imageservice.Refusal{Program: "policy", Reason: "no signature"})
+	_, err = n.remote.PullImage(t.Context(), &criv1.PullImageRequest{Image: &criv1.ImageSpec{Image: "a"}})
+	wantCode(t, "an image that a verifier refuses", err, codes.Unknown)
+	if got := status.Convert(err).Message(); got != "SignatureValidationFailed: cannot pull a: image verifier policy refuses it: no signature" {
+		t.Errorf("text: %q", got)
+	}
+
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
 	_, err = n.remote.PullImage(ctx, &criv1.PullImageRequest{Image: &criv1.ImageSpec{Image: "slow"}})

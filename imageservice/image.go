@@ -7,10 +7,14 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berth-runtime/berth/imageservice/registry"
+	"github.com/berth-runtime/berth/imageservice/verifier"
 )
 
 // Auth is what a registry may be told about the caller.
 type Auth = registry.Auth
+
+// Refusal is the failure of a pull that one of Config.Verifiers forbids.
+type Refusal = verifier.Refusal
 
 // Config says where the store is and how it pulls.
 type Config struct {
@@ -21,6 +25,8 @@ type Config struct {
 	MaxParallelLayers int      // layers that one store downloads at a time; 0 means 4
 	Pinned            []string // references that image garbage collection must leave alone
 	NoTarSplit        bool     // do not keep what makes a layer's tar again: saves little, and forbids to save and push
+
+	Verifiers verifier.Programs // asked at each pull
 }
 
 // Image is what the store knows of one image. Images are values: what a call

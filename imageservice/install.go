@@ -24,6 +24,7 @@ import (
 type bundle struct {
 	config  []byte
 	blobs   [][]byte // manifest and index to keep, if there are any
+	media   string   // type of the first of blobs
 	tags    []string
 	digests []string
 	layers  []source // bottom first; install fills in the diff and chain IDs

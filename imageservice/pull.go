@@ -138,6 +138,10 @@ func (s *Service) pull(ctx context.Context, ref refs.Ref, auth *registry.Auth, r
 	if err != nil {
 		return Image{}, err
 	}
+	asked := v1.Descriptor{MediaType: b.media, Digest: top, Size: int64(len(b.blobs[0]))}
+	if err := s.cfg.Verifiers.Verify(ctx, ref.String(), asked); err != nil {
+		return Image{}, err
+	}
 	if b.config, err = fetchSmall(ctx, repo, m.Config); err != nil {
 		return Image{}, err
 	}
@@ -182,7 +186,7 @@ func findManifest(ctx context.Context, ref refs.Ref, b *bundle, get func(context
 			return nil, "", errkind.New(errkind.DataLoss, "cannot use manifest %s: the bytes received have digest %s", want, sum)
 		}
 		if top == "" {
-			top = sum
+			top, b.media = sum, got.MediaType
 		}
 		b.blobs = append(b.blobs, got.Bytes)
 		doc, err := manifest.Parse(got.MediaType, got.Bytes)

@@ -58,6 +58,7 @@ type imageConfig struct {
 	CertsDirs       []string `toml:"certs_dirs,commented" comment:"Directories of <host>/hosts.toml: mirrors and certificates of registries."`
 	Pinned          []string `toml:"pinned,commented" comment:"Images that the kubelet's garbage collection is told to leave alone."`
 	TarSplit        bool     `toml:"tar_split,commented" comment:"Keep what makes a layer's tar again: without it images that are pulled\nfrom now on cannot be saved or pushed."`
+	VerifiersDir    string   `toml:"verifiers_dir,commented" comment:"Directory of programs that must all agree to an image before it is pulled;\nthey are called like containerd's image verifiers. Empty: none is asked."`
 }
 
 type volumesConfig struct {
@@ -123,6 +124,9 @@ func (c *config) validate() error {
 	}
 	if at, err := netip.ParseAddrPort(c.Stream.Address); err != nil || !at.Addr().IsLoopback() {
 		return bad("stream.address", "%q is not a loopback address and a port, such as 127.0.0.1:0", c.Stream.Address)
+	}
+	if dir := c.Image.VerifiersDir; dir != "" && !filepath.IsAbs(dir) {
+		return bad("image.verifiers_dir", "%q is not an absolute path", dir)
 	}
 	for _, dir := range c.Image.CertsDirs {
 		if !filepath.IsAbs(dir) {

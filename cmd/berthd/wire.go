@@ -13,6 +13,7 @@ import (
 	"github.com/berth-runtime/berth/cri/admin/api"
 	"github.com/berth-runtime/berth/cri/stream"
 	"github.com/berth-runtime/berth/imageservice"
+	"github.com/berth-runtime/berth/imageservice/verifier"
 	"github.com/berth-runtime/berth/runtime/network"
 	"github.com/berth-runtime/berth/runtime/network/bridge"
 	"github.com/berth-runtime/berth/runtime/pod"
@@ -45,6 +46,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		CertsDirs:       cfg.Image.CertsDirs,
 		Pinned:          cfg.Image.Pinned,
 		NoTarSplit:      !cfg.Image.TarSplit,
+		Verifiers:       verifier.Programs{Dir: cfg.Image.VerifiersDir},
 		BootID:          bootID,
 	})
 	if err != nil {
