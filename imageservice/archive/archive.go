@@ -1,5 +1,5 @@
-// Package archive reads image archives: what docker save writes, and OCI
-// layouts, as a directory or in a tar.
+// Package archive reads and writes image archives: what docker save writes,
+// and OCI layouts, as a directory or in a tar.
 //
 // The law: an archive is hostile. It is spooled into a directory through a
 // handle (os.Root), as plain files and links that lead nowhere outside, and
@@ -236,7 +236,7 @@ func (a *Archive) readLayout(b []byte) error {
 // layoutName is the name that an entry of index.json gives its image. The
 // OCI annotation is often the tag alone, which names nothing by itself.
 func layoutName(d v1.Descriptor) string {
-	if name := d.Annotations["io.containerd.image.name"]; name != "" {
+	if name := d.Annotations[nameAnnotation]; name != "" {
 		return name
 	}
 	if name := d.Annotations[v1.AnnotationRefName]; strings.ContainsAny(name, "/:") {
