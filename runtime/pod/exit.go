@@ -185,10 +185,16 @@ func (t *Table) stopContainer(ctx context.Context, c *container, grace time.Dura
 	if ended, err := c.await(ctx, exitReportTime); ended || err != nil {
 		return err
 	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	t.settle(ctx, c)
-	return nil
+	// Publishing is quick; the freeing after it may wait for a hung shim.
+	t.goBackground(ctx, func(ctx context.Context) {
+		c.op.Lock()
+		defer c.op.Unlock()
+		t.settle(ctx, c)
+	})
+	if ended, err := c.await(ctx, killTime); ended || err != nil {
+		return err
+	}
+	return errkind.New(errkind.DeadlineExceeded, "container %s has ended but its end could not be published in %v: another operation on it hangs", c.id, killTime)
 }
 
 // signalOnce sends the stop signal, once however often stop is called.
