@@ -10,23 +10,30 @@ import (
 )
 
 func checkVerb(c *cli) *cobra.Command {
+	var in api.CheckRequest
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Compare the daemon's records with the machine",
 		Long: "Compare the daemon's records with mounts, namespaces, cgroups, interfaces, addresses,\n" +
-			"rules, processes and files. It changes nothing; the exit code is 1 if something differs.",
-		Example: examples("berth check", "berth check --output json"),
+			"rules, processes and files, and every file of every image layer with what was unpacked.\n" +
+			"Without --repair it changes nothing, but no container starts on a layer that is damaged.\n" +
+			"The exit code is 1 if something differs still.",
+		Example: examples("berth check", "berth check --repair"),
 	}
+	cmd.Flags().BoolVar(&in.Quick, "quick", false, "do not read the contents of image layers")
+	cmd.Flags().BoolVar(&in.Repair, "repair", false, "fetch damaged image layers from their registries again")
 	return c.verb(cmd, cobra.NoArgs, func(ctx context.Context, cl *client, _ []string) error {
-		problems, err := cl.admin.Check(ctx)
+		problems, err := cl.admin.CheckWith(ctx, &in)
 		if err != nil {
 			return cannot(err, "check the node")
 		}
 		if err := c.printCheck(problems); err != nil {
 			return err
 		}
-		if len(problems) > 0 {
-			return exitCode(1)
+		for _, p := range problems {
+			if !p.Repaired {
+				return exitCode(1)
+			}
 		}
 		return nil
 	})
@@ -42,6 +49,9 @@ func (c *cli) printCheck(problems []api.Problem) error {
 	}
 	var lines [][]string
 	for _, p := range problems {
+		if p.Repaired {
+			p.Detail = "repaired: " + p.Detail
+		}
 		lines = append(lines, []string{p.Kind, p.Object, p.Detail})
 	}
 	return table(c.out, []string{"KIND", "OBJECT", "PROBLEM"}, lines)

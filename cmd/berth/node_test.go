@@ -535,8 +535,12 @@ func (n *node) Signal(_ context.Context, r *api.SignalRequest) (*api.Empty, erro
 	return &api.Empty{}, nil
 }
 
-func (n *node) Check(context.Context, *api.Empty) (*api.CheckResult, error) {
-	return &api.CheckResult{Problems: n.problems}, nil
+func (n *node) Check(_ context.Context, r *api.CheckRequest) (*api.CheckResult, error) {
+	out := &api.CheckResult{Problems: slices.Clone(n.problems)}
+	for i := range out.Problems {
+		out.Problems[i].Repaired = r.Repair
+	}
+	return out, nil
 }
 
 func (n *node) Df(context.Context, *api.Empty) (*api.DfResult, error) {

@@ -12,7 +12,6 @@ package admin
 
 import (
 	"context"
-	"fmt"
 	"io"
 
 	"google.golang.org/grpc"
@@ -48,6 +47,8 @@ type Images interface {
 	Load(ctx context.Context, r io.Reader, progress func(imageservice.Progress)) ([]imageservice.Image, error)
 	SnapshotUsage(ctx context.Context, containerID string) (bytes, inodes uint64, err error)
 	Check(ctx context.Context) ([]string, error)
+	Verify(ctx context.Context, quick bool) ([]imageservice.Damage, error)
+	Repair(ctx context.Context, damages []imageservice.Damage) error
 }
 
 // Config of a Server.
@@ -85,26 +86,6 @@ func (s *Server) Steps(context.Context, *api.Empty) (*api.StepsResult, error) {
 // Signal sends a signal to a container.
 func (s *Server) Signal(ctx context.Context, r *api.SignalRequest) (*api.Empty, error) {
 	return &api.Empty{}, s.cfg.Pods.Signal(ctx, pod.ViewAll, r.Container, r.Signal)
-}
-
-// Check compares the records of every domain with the machine.
-func (s *Server) Check(ctx context.Context, _ *api.Empty) (*api.CheckResult, error) {
-	out := &api.CheckResult{Problems: []api.Problem{}}
-	pods, err := s.cfg.Pods.Check(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("cannot check pods: %w", err)
-	}
-	for _, p := range pods {
-		out.Problems = append(out.Problems, api.Problem(p))
-	}
-	images, err := s.cfg.Images.Check(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("cannot check images: %w", err)
-	}
-	for _, detail := range images {
-		out.Problems = append(out.Problems, api.Problem{Kind: "image", Object: "store", Detail: detail})
-	}
-	return out, nil
 }
 
 // Df tells what takes up space.

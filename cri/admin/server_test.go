@@ -92,7 +92,10 @@ func (o *onePod) waiting() int {
 }
 
 // oneImage is an image store with one image.
-type oneImage struct{ tagged, loaded string }
+type oneImage struct {
+	tagged, loaded     string
+	registry, repaired bool
+}
 
 var img = imageservice.Image{
 	ID: "sha256:i", Tags: []string{"docker.io/library/a:1"}, Size: 7, Created: time.Unix(1, 0).UTC(),
@@ -158,6 +161,20 @@ func (o *oneImage) Load(_ context.Context, r io.Reader, _ func(imageservice.Prog
 
 func (*oneImage) SnapshotUsage(context.Context, string) (uint64, uint64, error) { return 5, 1, nil }
 func (*oneImage) Check(context.Context) ([]string, error)                       { return []string{"layer x is torn"}, nil }
+
+func (o *oneImage) Verify(_ context.Context, quick bool) ([]imageservice.Damage, error) {
+	if quick || o.repaired {
+		return nil, nil
+	}
+	return []imageservice.Damage{{Layer: 1, DiffID: "sha256:aa", Images: []string{img.ID}, File: "etc/passwd", What: "its content differs"}}, nil
+}
+
+func (o *oneImage) Repair(_ context.Context, damages []imageservice.Damage) error {
+	if o.repaired = o.registry; !o.registry {
+		return errors.New("the registry is away\nand stays so")
+	}
+	return nil
+}
 
 func start(t *testing.T) (*api.Client, *onePod, *oneImage) {
 	t.Helper()
@@ -225,12 +242,35 @@ func TestSimpleCallsRoundTrip(t *testing.T) {
 	}
 	pods.problems = []pod.Problem{{Kind: "mount", Object: "/x", Detail: "belongs to nothing"}}
 	want := []api.Problem{{Kind: "mount", Object: "/x", Detail: "belongs to nothing"}, {Kind: "image", Object: "store", Detail: "layer x is torn"}}
-	if got, err := c.Check(ctx); err != nil || !reflect.DeepEqual(got, want) {
+	if got, err := c.CheckWith(ctx, &api.CheckRequest{Quick: true}); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("check: %+v, %v", got, err)
 	}
 	df, err := c.Df(ctx)
 	if err != nil || df.Bytes != 7 || !df.Images[0].InUse || df.Images[0].Name != img.Tags[0] || df.Containers[0].Bytes != 5 {
 		t.Errorf("df: %+v, %v", df, err)
+	}
+}
+
+func TestCheckNamesDamageAndRepairsIt(t *testing.T) {
+	c, _, images := start(t)
+	layer := func(r api.CheckRequest) api.Problem {
+		t.Helper()
+		got, err := c.CheckWith(t.Context(), &r)
+		if err != nil || len(got) != 2 || got[1].Kind != "layer" || got[1].Object != "sha256:aa" {
+			t.Fatalf("check: %+v, %v", got, err)
+		}
+		return got[1]
+	}
+	damage := `file "etc/passwd": its content differs; image sha256:i has it`
+	if got := layer(api.CheckRequest{}); got.Detail != damage || got.Repaired {
+		t.Errorf("check: %+v", got)
+	}
+	if got := layer(api.CheckRequest{Repair: true}); got.Detail != damage+"; the registry is away; and stays so" || got.Repaired {
+		t.Errorf("repair without a registry: %+v", got)
+	}
+	images.registry = true
+	if got := layer(api.CheckRequest{Repair: true}); got.Detail != damage || !got.Repaired {
+		t.Errorf("repair: %+v", got)
 	}
 }
 

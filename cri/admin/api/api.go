@@ -141,11 +141,18 @@ type SignalRequest struct {
 	Signal    string `json:"signal"` // "SIGHUP", "HUP" or "1"
 }
 
+// CheckRequest says how closely to look, and what to do about it.
+type CheckRequest struct {
+	Quick  bool `json:"quick,omitempty"`  // do not read the contents of layers
+	Repair bool `json:"repair,omitempty"` // fetch damaged layers again
+}
+
 // Problem is one difference between the records and the machine.
 type Problem struct {
-	Kind   string `json:"kind"`
-	Object string `json:"object"`
-	Detail string `json:"detail"`
+	Kind     string `json:"kind"`
+	Object   string `json:"object"`
+	Detail   string `json:"detail"`
+	Repaired bool   `json:"repaired,omitempty"` // it was there and is there no more
 }
 
 // CheckResult lists every problem; none means that all is as recorded.

@@ -104,7 +104,12 @@ func (c *Client) Signal(ctx context.Context, container, signal string) error {
 
 // Check returns every difference between records and machine.
 func (c *Client) Check(ctx context.Context) ([]Problem, error) {
-	r, err := call[CheckResult](ctx, c, "Check", &Empty{})
+	return c.CheckWith(ctx, &CheckRequest{})
+}
+
+// CheckWith is Check as in says. Problems that it repaired are among the answer.
+func (c *Client) CheckWith(ctx context.Context, in *CheckRequest) ([]Problem, error) {
+	r, err := call[CheckResult](ctx, c, "Check", in)
 	if err != nil {
 		return nil, err
 	}

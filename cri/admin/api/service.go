@@ -32,8 +32,9 @@ type Server interface {
 	Wait(context.Context, *ContainerRequest) (*WaitResult, error)
 	// Signal sends a signal to a running container's first process.
 	Signal(context.Context, *SignalRequest) (*Empty, error)
-	// Check compares records and machine. It changes nothing.
-	Check(context.Context, *Empty) (*CheckResult, error)
+	// Check compares records and machine. It changes nothing but what it is
+	// asked to repair; what it cannot repair stays a problem and is no failure.
+	Check(context.Context, *CheckRequest) (*CheckResult, error)
 	// Df tells what takes up space.
 	Df(context.Context, *Empty) (*DfResult, error)
 	// Steps lists the failpoints of this build.
