@@ -49,5 +49,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil || cfg == nil {
 		return err
 	}
+	if uid := os.Geteuid(); uid != 0 {
+		return fmt.Errorf("cannot run containers as user %d: mounts, namespaces and cgroups need root; run sudo berthd, or systemctl start berthd", uid)
+	}
 	return serve(ctx, *cfg)
 }
