@@ -51,7 +51,7 @@ func (s *Service) Save(ctx context.Context, names []string, format ArchiveFormat
 		}
 	}
 	for _, id := range ids {
-		if _, _, err := s.export(ctx, a, id, tags[id]); err != nil {
+		if _, err := s.export(ctx, a, id, tags[id]); err != nil {
 			return kinded(err, "cannot save image %s", id)
 		}
 	}
@@ -86,37 +86,43 @@ func (s *Service) named(ctx context.Context, name string) (image Image, tag stri
 	return image, tag, nil
 }
 
-// export puts an image into an archive and gives its manifest and layers.
-func (s *Service) export(ctx context.Context, a *archive.Writer, id string, tags []string) (m v1.Descriptor, layers []v1.Descriptor, err error) {
+// exported is what an image became in an archive.
+type exported struct {
+	manifest, config v1.Descriptor
+	layers           []v1.Descriptor
+}
+
+// export puts an image into an archive.
+func (s *Service) export(ctx context.Context, a *archive.Writer, id string, tags []string) (e exported, err error) {
 	row, holds, err := s.holdImage(id)
 	if err != nil {
-		return m, nil, err
+		return e, err
 	}
 	defer func() { _ = s.release(holds...) }()
 	b, err := s.blobs.ReadFile(digest.Digest(id), manifest.MaxBytes)
 	if err != nil {
-		return m, nil, err
+		return e, err
 	}
 	config, err := manifest.ParseConfig(b)
 	if err != nil {
-		return m, nil, err
+		return e, err
 	}
-	layers = make([]v1.Descriptor, len(row.Layers))
+	e.layers = make([]v1.Descriptor, len(row.Layers))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i := range row.Layers {
 		stack := slices.Clone(row.Layers[:i+1])
 		slices.Reverse(stack)
 		g.Go(func() (err error) {
-			layers[i], err = a.Layer(func(w io.Writer) error { return s.writeTar(ctx, w, stack, config.DiffIDs[i]) })
+			e.layers[i], err = a.Layer(func(w io.Writer) error { return s.writeTar(ctx, w, stack, config.DiffIDs[i]) })
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return m, nil, err
+		return e, err
 	}
-	m, err = a.Image(b, layers, tags)
-	return m, layers, err
+	e.manifest, e.config, err = a.Image(b, e.layers, tags)
+	return e, err
 }
 
 // holdImage keeps the layers of an image until the holds are released.

@@ -145,10 +145,18 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// verb is what an error says that could not be done.
+type verb string
+
+const (
+	verbFetch verb = "fetch"
+	verbPush  verb = "push"
+)
+
 // try gives the endpoints that can do want to do, in order, until one
 // succeeds. Those whose failure was transient are tried again in further
 // rounds; so a mirror that hiccups costs no wait while the server works.
-func (r *Repository) try(ctx context.Context, what string, want capability, do func(*endpoint) error) error {
+func (r *Repository) try(ctx context.Context, verb verb, what string, want capability, do func(*endpoint) error) error {
 	var able []*endpoint
 	for _, e := range r.endpoints {
 		if e.can&want != 0 {
@@ -156,7 +164,7 @@ func (r *Repository) try(ctx context.Context, what string, want capability, do f
 		}
 	}
 	if len(able) == 0 {
-		return errkind.New(errkind.FailedPrecondition, "cannot fetch %s: hosts.toml leaves no host capable of it", what)
+		return errkind.New(errkind.FailedPrecondition, "cannot %s %s: hosts.toml leaves no host capable of it", verb, what)
 	}
 	answers := make([]*answer, len(able))
 	for round := 0; ; round++ {
@@ -170,26 +178,26 @@ func (r *Repository) try(ctx context.Context, what string, want capability, do f
 				return nil
 			}
 			if ctx.Err() != nil {
-				return fmt.Errorf("cannot fetch %s: %w", what, context.Cause(ctx))
+				return fmt.Errorf("cannot %s %s: %w", verb, what, context.Cause(ctx))
 			}
 			answers[i] = transportFailure("", err)
 			again = again || answers[i].transient
 			wait = max(wait, answers[i].after)
 		}
 		if !again || round >= r.retries {
-			return failure(what, able, answers)
+			return failure(verb, what, able, answers)
 		}
 		if err := sleep(ctx, wait); err != nil {
-			return fmt.Errorf("cannot fetch %s: %w", what, err)
+			return fmt.Errorf("cannot %s %s: %w", verb, what, err)
 		}
 	}
 }
 
 // failure tells each endpoint's answer. The last endpoint is the authority.
-func failure(what string, able []*endpoint, answers []*answer) error {
+func failure(verb verb, what string, able []*endpoint, answers []*answer) error {
 	var told []string
 	for i, e := range able {
 		told = append(told, e.base.String()+": "+e.harmless(answers[i].text))
 	}
-	return errkind.New(answers[len(answers)-1].kind, "cannot fetch %s: %s", what, strings.Join(told, "; "))
+	return errkind.New(answers[len(answers)-1].kind, "cannot %s %s: %s", verb, what, strings.Join(told, "; "))
 }

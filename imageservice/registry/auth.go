@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 
@@ -97,10 +98,11 @@ func basic(username, password string) string {
 // endpoint. It learns it from the first challenge and again when a token has
 // expired in the middle of a pull.
 type authorizer struct {
-	base  *url.URL
-	scope string
-	creds *credentials
-	send  func(*http.Request) (*http.Response, error)
+	base    *url.URL
+	path    string   // of the repository
+	actions []string // that a token is asked for
+	creds   *credentials
+	send    func(*http.Request) (*http.Response, error)
 
 	asking chan struct{} // holds one element while a token is asked for
 
@@ -110,17 +112,22 @@ type authorizer struct {
 
 func newAuthorizer(base *url.URL, path string, creds *credentials, send func(*http.Request) (*http.Response, error)) *authorizer {
 	a := &authorizer{
-		base:   base,
-		scope:  "repository:" + path + ":pull",
-		creds:  creds,
-		send:   send,
-		asking: make(chan struct{}, 1),
+		base:    base,
+		path:    path,
+		actions: []string{"pull"},
+		creds:   creds,
+		send:    send,
+		asking:  make(chan struct{}, 1),
 	}
 	if creds != nil && creds.registryToken != "" {
 		a.header = "Bearer " + creds.registryToken
 	}
 	return a
 }
+
+// allowPush makes the authorizer ask for leave to push too. It is called before
+// the first request.
+func (a *authorizer) allowPush() { a.actions = []string{"pull", "push"} }
 
 // authorization is the header to send now; empty for none.
 func (a *authorizer) authorization() string {
@@ -264,9 +271,9 @@ func (a *authorizer) tokenRequest(ctx context.Context, realm *url.URL, c challen
 	return req, nil
 }
 
-// scopes cuts what a challenge asks for down to pulling. Its names are kept,
-// as a mirror may keep the repository under another name; but an endpoint must
-// not have us fetch it a token to push.
+// scopes cuts what a challenge asks for down to what we are about to do. Its
+// names are kept, as a mirror may keep the repository under another name; but
+// an endpoint must not have us fetch it a token to push while we pull.
 func (a *authorizer) scopes(asked string) []string {
 	var scopes []string
 	for _, s := range strings.Fields(asked) {
@@ -275,15 +282,18 @@ func (a *authorizer) scopes(asked string) []string {
 		if !ok || i <= 0 {
 			continue
 		}
+		var actions []string
 		for action := range strings.SplitSeq(name[i+1:], ",") {
-			if action == "pull" {
-				scopes = append(scopes, "repository:"+name[:i]+":pull")
-				break
+			if slices.Contains(a.actions, action) && !slices.Contains(actions, action) {
+				actions = append(actions, action)
 			}
+		}
+		if len(actions) > 0 {
+			scopes = append(scopes, "repository:"+name[:i]+":"+strings.Join(actions, ","))
 		}
 	}
 	if len(scopes) == 0 {
-		return []string{a.scope}
+		return []string{"repository:" + a.path + ":" + strings.Join(a.actions, ",")}
 	}
 	return scopes
 }

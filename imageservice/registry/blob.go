@@ -58,7 +58,7 @@ func (b *blobReader) what() string {
 }
 
 func (b *blobReader) open() error {
-	return b.repo.try(b.ctx, b.what(), canPull, func(e *endpoint) error {
+	return b.repo.try(b.ctx, verbFetch, b.what(), canPull, func(e *endpoint) error {
 		body, err := e.blob(b.ctx, b.repo.ref.Path, b.digest, b.size, b.offset)
 		if err == nil {
 			b.from, b.body, b.fresh = e, body, 0

@@ -171,46 +171,7 @@ func stayAtOrigin(req *http.Request, via []*http.Request) error {
 // answers one challenge for credentials. The caller closes the body, whatever
 // the status.
 func (e *endpoint) get(ctx context.Context, path, name string, header http.Header) (*http.Response, error) {
-	u := *e.base
-	u.Path += "/" + path + "/" + name
-	if e.namespace != "" {
-		u.RawQuery = url.Values{"ns": {e.namespace}}.Encode()
-	}
-	authorization := e.auth.authorization()
-	for challenged := false; ; challenged = true {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-		if err != nil {
-			return nil, err
-		}
-		for _, h := range []http.Header{e.header, header} {
-			for key, values := range h {
-				req.Header[key] = values
-			}
-		}
-		if req.Header.Get("User-Agent") == "" {
-			req.Header.Set("User-Agent", e.userAgent)
-		}
-		if authorization != "" {
-			req.Header.Set("Authorization", authorization)
-		}
-		resp, err := e.send(e.client, req)
-		if err != nil || resp.StatusCode != http.StatusUnauthorized || challenged {
-			return resp, err
-		}
-		// The host at the end of a redirect has no say in where credentials go.
-		if origin(resp.Request.URL) != origin(e.base) {
-			return resp, nil
-		}
-		next, err := e.auth.answer(ctx, resp.Header.Values("Www-Authenticate"), authorization)
-		if err == nil && next == "" {
-			return resp, nil
-		}
-		_ = resp.Body.Close()
-		if err != nil {
-			return nil, err
-		}
-		authorization = next
-	}
+	return e.do(ctx, outgoing{method: http.MethodGet, url: e.url(path, name), header: header})
 }
 
 // errStalled is the cause of a request's end when nothing moved.
@@ -221,7 +182,11 @@ var errStalled = errors.New("no progress")
 func (e *endpoint) send(client *http.Client, req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	timer := time.AfterFunc(e.noProgress, func() { cancel(errStalled) })
-	resp, err := client.Do(req.WithContext(ctx))
+	req = req.WithContext(ctx)
+	if req.Body != nil && req.Body != http.NoBody {
+		req.Body = &watchedUpload{req.Body, timer, e.noProgress}
+	}
+	resp, err := client.Do(req)
 	timer.Stop()
 	if err != nil {
 		defer cancel(nil)
@@ -236,6 +201,19 @@ func stallOr(ctx context.Context, err error) error {
 		return errStalled
 	}
 	return err
+}
+
+// watchedUpload is a body that we send: each piece that the host takes is
+// progress.
+type watchedUpload struct {
+	io.ReadCloser
+	timer    *time.Timer
+	patience time.Duration
+}
+
+func (b *watchedUpload) Read(p []byte) (int, error) {
+	b.timer.Reset(b.patience)
+	return b.ReadCloser.Read(p)
 }
 
 // watchedBody is a body each Read of which has the deadline. The context is

@@ -60,7 +60,7 @@ func (r *Repository) Manifest(ctx context.Context, tagOrDigest string) (Manifest
 		what, want = what+":"+tagOrDigest, ""
 	}
 	var m Manifest
-	err := r.try(ctx, what, need, func(e *endpoint) error {
+	err := r.try(ctx, verbFetch, what, need, func(e *endpoint) error {
 		var err error
 		m, err = e.manifest(ctx, r.ref.Path, tagOrDigest, want)
 		return err

@@ -1,6 +1,6 @@
-// Package registry resolves references and fetches manifests and blobs from
-// registries that speak the OCI distribution protocol. It writes nothing and
-// knows neither the store nor the records of images.
+// Package registry resolves references, fetches manifests and blobs from
+// registries that speak the OCI distribution protocol, and pushes them there.
+// It knows neither the store nor the records of images.
 //
 // # Model
 //
@@ -10,13 +10,14 @@
 // itself. A request goes to each endpoint in turn until one gives a right
 // answer; an answer that does not match the digest asked for counts as wrong.
 // A failure names every endpoint tried with its answer, and its kind is that
-// of the last endpoint, the authority.
+// of the last endpoint, the authority. A Pusher has one endpoint only, the
+// first that hosts.toml lets push.
 //
 // # Law
 //
 // A secret (password, token, client certificate, header of hosts.toml) leaves
 // only to the endpoint it was meant for: never along a redirect to another
-// origin, never from https down to http, never in the clear to a host that the
+// origin or an upload to one, never from https down to http, never in the clear to a host that the
 // reference does not name. A token server elsewhere is given credentials over
 // https alone, and a redirected answer cannot name a token server.
 // No error carries credentials or the query of an URL, as storage hosts sign

@@ -1,0 +1,143 @@
+package imageservice
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-runtime/berth/imageservice/archive"
+	"github.com/berth-runtime/berth/imageservice/refs"
+	"github.com/berth-runtime/berth/imageservice/registry"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// The values of Progress.Status while pushing; StatusExists and StatusDone
+// come too.
+const (
+	StatusPreparing = "preparing"
+	StatusPushing   = "pushing"
+)
+
+// PushRequest asks to send an image to a registry.
+type PushRequest struct {
+	Image    string         // as Status takes it
+	Ref      string         // where to, with a tag; empty: Image is the reference
+	Auth     *Auth          // nil for anonymous
+	Progress func(Progress) // may be nil; must not block
+}
+
+// Push sends an image to a registry and gives the digest of its manifest. The
+// image id and the diff IDs are those of the image; the layers' blobs are
+// compressed anew, the same on every node, and one that the registry has is
+// not sent.
+func (s *Service) Push(ctx context.Context, r PushRequest) (digest.Digest, error) {
+	if r.Ref == "" {
+		r.Ref = r.Image
+	}
+	ref, err := refs.Parse(r.Ref, s.cfg.DefaultRegistry)
+	if err == nil && ref.Digest != "" {
+		err = errkind.New(errkind.InvalidArgument, "it has a digest; a push needs a tag")
+	}
+	if err != nil {
+		return "", kinded(err, "cannot push to %q", r.Ref)
+	}
+	image, err := s.Status(ctx, r.Image)
+	if err != nil {
+		return "", kinded(err, "cannot push %s", ref)
+	}
+	to, err := s.client.Pusher(ctx, ref, r.Auth)
+	if err != nil {
+		return "", kinded(err, "cannot push %s", ref)
+	}
+	p := pushing{to: to, ref: ref, progress: r.Progress}
+	sum, err := s.push(ctx, p, image.ID)
+	if err != nil {
+		return "", kinded(err, "cannot push %s", ref)
+	}
+	return sum, nil
+}
+
+// pushing is one push under way.
+type pushing struct {
+	to       *registry.Pusher
+	ref      refs.Ref
+	progress func(Progress)
+}
+
+func (p pushing) report(layer digest.Digest, done, total int64, status string) {
+	if p.progress != nil {
+		p.progress(Progress{Ref: p.ref.String(), Layer: layer.String(), Done: done, Total: total, Status: status})
+	}
+}
+
+func (s *Service) push(ctx context.Context, p pushing, id string) (digest.Digest, error) {
+	a, remove, err := s.newArchive(archive.OCI)
+	if err != nil {
+		return "", err
+	}
+	defer remove()
+	p.report("", 0, 0, StatusPreparing)
+	e, err := s.export(ctx, a, id, nil)
+	if err != nil {
+		return "", err
+	}
+	for _, l := range e.layers {
+		if err := p.blob(ctx, a, l); err != nil {
+			return "", err
+		}
+	}
+	if err := p.blob(ctx, a, e.config); err != nil {
+		return "", err
+	}
+	f, err := a.Open(e.manifest.Digest)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(f)
+	if err != nil {
+		return "", err
+	}
+	return e.manifest.Digest, p.to.Manifest(ctx, p.ref.Tag, e.manifest.MediaType, b)
+}
+
+// blob sends one blob of the archive.
+func (p pushing) blob(ctx context.Context, a *archive.Writer, d v1.Descriptor) error {
+	sent, err := p.to.Blob(ctx, d.Digest, d.Size, func() (io.ReadCloser, error) {
+		f, err := a.Open(d.Digest)
+		if err != nil {
+			return nil, err
+		}
+		return &sending{f: f, report: func(n int64) { p.report(d.Digest, n, d.Size, StatusPushing) }}, nil
+	})
+	if err != nil {
+		return err
+	}
+	status := StatusExists
+	if sent {
+		status = StatusDone
+	}
+	p.report(d.Digest, d.Size, d.Size, status)
+	return nil
+}
+
+// sending reports how much of a file was read.
+type sending struct {
+	f           *os.File
+	n, reported int64
+	report      func(int64)
+}
+
+func (s *sending) Read(p []byte) (int, error) {
+	n, err := s.f.Read(p)
+	if s.n += int64(n); s.n-s.reported >= reportEvery {
+		s.reported = s.n
+		s.report(s.n)
+	}
+	return n, err
+}
+
+func (s *sending) Close() error { return s.f.Close() }
