@@ -30,6 +30,7 @@ func main() {
 	switch {
 	case errors.Is(err, errInterrupted):
 		fmt.Fprintln(os.Stderr, "Nothing is left of the demo.")
+		cancel()
 		os.Exit(130)
 	case err != nil:
 		fmt.Fprintf(os.Stderr, "\nThe demo does not hold: %v\n", err)
