@@ -4,7 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -89,7 +89,7 @@ func (n *node) start(t *testing.T) {
 	criv1.RegisterRuntimeServiceServer(n.server, n)
 	criv1.RegisterImageServiceServer(n.server, n)
 	api.Register(n.server, n)
-	go n.server.Serve(l)
+	go func() { _ = n.server.Serve(l) }()
 }
 
 // id makes ids that differ in their first characters.
@@ -421,7 +421,7 @@ func (n *node) Load(s grpc.ClientStreamingServer[api.Chunk, api.LoadResult]) err
 	defer n.mu.Unlock()
 	for {
 		c, err := s.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -619,5 +619,5 @@ func (b *lockedBuffer) waitFor(t *testing.T, text string) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatal(fmt.Sprintf("no %q in:\n%s", text, b.String()))
+	t.Fatalf("no %q in:\n%s", text, b.String())
 }

@@ -56,7 +56,7 @@ func (cl *client) stop(ctx context.Context, inv *inventory, o object, grace int6
 			return cannot(err, "stop %s", object{container: t, pod: o.pod})
 		}
 	}
-	if o.container != nil && !(o.ours() && len(inv.of(o.pod.Id)) == 1) {
+	if o.container != nil && (!o.ours() || len(inv.of(o.pod.Id)) != 1) {
 		return nil
 	}
 	_, err := cl.runtime.StopPodSandbox(ctx, &criv1.StopPodSandboxRequest{PodSandboxId: o.pod.Id})

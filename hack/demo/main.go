@@ -19,7 +19,10 @@ import (
 	"github.com/berth-runtime/berth/hack/lab"
 )
 
-func main() {
+func main() { os.Exit(demo()) }
+
+// demo returns the exit code.
+func demo() int {
 	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer cancel()
 	begin := time.Now()
@@ -30,13 +33,13 @@ func main() {
 	switch {
 	case errors.Is(err, errInterrupted):
 		fmt.Fprintln(os.Stderr, "Nothing is left of the demo.")
-		cancel()
-		os.Exit(130)
+		return 130
 	case err != nil:
 		fmt.Fprintf(os.Stderr, "\nThe demo does not hold: %v\n", err)
-		os.Exit(1)
+		return 1
 	}
 	fmt.Printf("\nThe demo held: every step above was checked, in %s.\n", since(begin))
+	return 0
 }
 
 var errInterrupted = errors.New("interrupted")
