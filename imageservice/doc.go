@@ -16,6 +16,7 @@
 //	Root/l/N/inventory      what is in there; see package inventory
 //	Root/s/CONTAINER/fs     what a container has written
 //	Root/s/CONTAINER/work   overlayfs' own
+//	Root/ingest/            what was received of layers under way; dropped once they are all there
 //	Root/spool/             archives being loaded
 //	Root/empty/             stands for the layers of an image that has none
 //

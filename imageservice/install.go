@@ -8,6 +8,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
@@ -63,6 +64,10 @@ func (s *Service) install(ctx context.Context, b bundle) (Image, error) {
 		return Image{}, err
 	}
 	if fresh {
+		// Before the sync, which would write to disk what is of no use any more.
+		if err := errors.Join(s.dropParts(b.layers), s.blobs.AbandonBefore(time.Now().Add(-partAge))); err != nil {
+			return Image{}, err
+		}
 		if err := unix.Syncfs(int(s.dir.Fd())); err != nil {
 			return Image{}, fmt.Errorf("cannot make layers durable: %w", err)
 		}

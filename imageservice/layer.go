@@ -25,9 +25,10 @@ import (
 type source struct {
 	diffID digest.Digest
 	chain  digest.Digest
-	blob   digest.Digest // "" if only the diff ID is known
-	size   int64         // of the blob
-	open   func(ctx context.Context) (io.ReadCloser, error)
+	blob   digest.Digest                                                  // "" if only the diff ID is known
+	size   int64                                                          // of the blob
+	remote bool                                                           // its bytes are worth keeping until they are of no use
+	open   func(ctx context.Context, offset int64) (io.ReadCloser, error) // offset is 0 unless it is remote
 	report func(done int64, status string)
 }
 
@@ -194,7 +195,7 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 	tmp := s.layerDir(seq) + ".tmp"
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, removeTree(tmp))
+			err = errors.Join(err, removeTree(tmp), s.giveUp(src, err))
 		}
 	}()
 	fsDir := filepath.Join(tmp, "fs")
@@ -206,7 +207,7 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 		return r, err
 	}
 	src.report(0, StatusDownloading)
-	stream, err := src.open(ctx)
+	stream, err := s.download(ctx, src)
 	if err != nil {
 		return r, err
 	}

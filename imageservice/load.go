@@ -66,7 +66,7 @@ func (s *Service) bundleOf(a *archive.Archive, from archive.Image, progress func
 		b.layers = append(b.layers, source{
 			blob: l.Digest,
 			size: l.Size,
-			open: func(context.Context) (io.ReadCloser, error) { return a.OpenLayer(l) },
+			open: func(context.Context, int64) (io.ReadCloser, error) { return a.OpenLayer(l) },
 			report: func(done int64, status string) {
 				if progress != nil {
 					progress(Progress{Ref: from.Name(), Layer: l.Name, Done: done, Total: l.Size, Status: status})

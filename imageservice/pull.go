@@ -157,9 +157,12 @@ func (s *Service) pull(ctx context.Context, ref refs.Ref, auth *registry.Auth, r
 func sources(repo *registry.Repository, ref refs.Ref, m *v1.Manifest, report func(Progress)) (layers []source) {
 	for _, l := range m.Layers {
 		layers = append(layers, source{
-			blob: l.Digest,
-			size: l.Size,
-			open: func(ctx context.Context) (io.ReadCloser, error) { return repo.Blob(ctx, l.Digest, l.Size, 0) },
+			blob:   l.Digest,
+			size:   l.Size,
+			remote: true,
+			open: func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+				return repo.Blob(ctx, l.Digest, l.Size, offset)
+			},
 			report: func(done int64, status string) {
 				report(Progress{Ref: ref.String(), Layer: l.Digest.String(), Done: done, Total: l.Size, Status: status})
 			},

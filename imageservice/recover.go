@@ -46,6 +46,9 @@ func (s *Service) reconcile(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := s.expireParts(); err != nil {
+		return err
+	}
 	err = s.collect(func(tx *meta.Tx, st *meta.State) {
 		for id, why := range found.broken {
 			log.Info("Image is incomplete and is dropped; the next pull brings it again", "image", id, "reason", why)

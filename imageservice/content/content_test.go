@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -164,6 +165,33 @@ func TestIngestGoesOnAfterRestart(t *testing.T) {
 	}
 	if all, err := s.Ingests(); err != nil || len(all) != 0 {
 		t.Errorf("Ingests = %v, %v after Commit", all, err)
+	}
+}
+
+func TestAbandonBefore(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	s := open(t, root)
+	old, busy, young := digest.FromString("old"), digest.FromString("busy"), digest.FromString("young")
+	for _, d := range []digest.Digest{old, busy, young} {
+		if err := ingest(t, s, d).Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	then := time.Now().Add(-time.Hour)
+	for _, d := range []digest.Digest{old, busy} {
+		if err := os.Chtimes(filepath.Join(root, "ingest", d.Encoded()+".part"), then, then); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ingest(t, s, busy)
+	if err := s.AbandonBefore(time.Now().Add(-time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	want := []digest.Digest{busy, young}
+	slices.Sort(want)
+	if all, err := s.Ingests(); err != nil || !slices.Equal(all, want) {
+		t.Errorf("Ingests = %v, %v", all, err)
 	}
 }
 
