@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/docker/go-units"
@@ -28,7 +27,7 @@ func pullVerb(c *cli) *cobra.Command {
 		Example: examples("berth pull nginx:1.29", "berth pull -q registry.example.com/team/app@sha256:..."),
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print only the image's id")
-	cmd.Flags().StringVar(&creds, "creds", "", "USER:PASSWORD for the registry")
+	cmd.Flags().StringVar(&creds, "creds", "", "USER:PASSWORD for the registry (what docker login has written if not given)")
 	return c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
 		return c.each(args, func(ref string) error {
 			id, err := c.pull(ctx, cl, ref, creds, c.out, quiet)
@@ -65,23 +64,12 @@ func (c *cli) ensureImage(ctx context.Context, cl *client, ref, policy string) (
 }
 
 func (c *cli) pull(ctx context.Context, cl *client, ref, creds string, w io.Writer, quiet bool) (string, error) {
-	r := &api.PullRequest{Ref: ref}
-	if creds != "" {
-		user, password, ok := strings.Cut(creds, ":")
-		if !ok {
-			return "", &problem{what: "cannot pull " + ref, why: "--creds is not USER:PASSWORD", do: "write both, with a colon between them"}
-		}
-		r.Username, r.Password = user, password
+	auth, err := c.credentials(ctx, cl, ref, creds)
+	if err != nil {
+		return "", err
 	}
-	var show progress = silent{}
-	switch f, isFile := w.(*os.File); {
-	case quiet:
-	case isFile && term.IsTerminal(int(f.Fd())):
-		show = newBars(ctx, f)
-	default:
-		show = &lines{w: w, said: map[string]string{}}
-	}
-	id, err := cl.admin.Pull(ctx, r, show.report)
+	show := showProgress(ctx, w, quiet)
+	id, err := cl.admin.Pull(ctx, &api.PullRequest{Ref: ref, Credentials: auth}, show.report)
 	show.end(err == nil)
 	if err != nil {
 		err = advised(err, codes.NotFound, "check the spelling of the name and the tag, and that the registry has them")
@@ -91,10 +79,21 @@ func (c *cli) pull(ctx context.Context, cl *client, ref, creds string, w io.Writ
 	return id, nil
 }
 
-// progress shows how far a pull is.
+// progress shows how far a pull or a push is.
 type progress interface {
 	report(*api.Progress)
 	end(ok bool)
+}
+
+// showProgress picks what suits w.
+func showProgress(ctx context.Context, w io.Writer, quiet bool) progress {
+	switch f, isFile := w.(*os.File); {
+	case quiet:
+		return silent{}
+	case isFile && term.IsTerminal(int(f.Fd())):
+		return newBars(ctx, f)
+	}
+	return &lines{w: w, said: map[string]string{}}
 }
 
 type silent struct{}

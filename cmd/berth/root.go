@@ -25,11 +25,13 @@ type cli struct {
 	socket   string // of the daemon
 	output   string // table or json
 	now      func() time.Time
+
+	dockerConfig string // file with credentials; may be absent
 }
 
 // run is the command with its arguments; it returns the exit code.
 func run(args []string, in io.Reader, out, err io.Writer) int {
-	c := &cli{in: in, out: out, err: err, now: time.Now}
+	c := &cli{in: in, out: out, err: err, now: time.Now, dockerConfig: dockerConfigFile()}
 	root := newRoot(c)
 	root.SetArgs(args)
 	return report(err, root.ExecuteContext(context.Background()))
@@ -64,8 +66,8 @@ func newRoot(c *cli) *cobra.Command {
 	root.AddCommand(
 		runVerb(c), startVerb(c), stopVerb(c), killVerb(c), rmVerb(c), waitVerb(c),
 		psVerb(c), podsVerb(c), logsVerb(c), execVerb(c), statsVerb(c), inspectVerb(c),
-		imagesVerb(c), pullVerb(c), loadVerb(c), tagVerb(c), untagVerb(c), historyVerb(c), rmiVerb(c), pruneVerb(c),
-		registryVerb(c),
+		imagesVerb(c), pullVerb(c), loadVerb(c), saveVerb(c), pushVerb(c), tagVerb(c), untagVerb(c), historyVerb(c), rmiVerb(c),
+		pruneVerb(c), registryVerb(c),
 		checkVerb(c), dfVerb(c), infoVerb(c), versionVerb(c), stepsVerb(c),
 	)
 	return root

@@ -14,6 +14,7 @@ import (
 	"context"
 	"io"
 
+	"github.com/opencontainers/go-digest"
 	"google.golang.org/grpc"
 
 	"github.com/berth-runtime/berth/cri/admin/api"
@@ -45,6 +46,8 @@ type Images interface {
 	Explain(ctx context.Context, ref string, auth *imageservice.Auth) (string, []imageservice.Endpoint, error)
 	Usage(ctx context.Context) (imageservice.Usage, error)
 	Load(ctx context.Context, r io.Reader, progress func(imageservice.Progress)) ([]imageservice.Image, error)
+	Save(ctx context.Context, names []string, format imageservice.ArchiveFormat, w io.Writer) error
+	Push(ctx context.Context, r imageservice.PushRequest) (digest.Digest, error)
 	SnapshotUsage(ctx context.Context, containerID string) (bytes, inodes uint64, err error)
 	Check(ctx context.Context) ([]string, error)
 	Verify(ctx context.Context, quick bool) ([]imageservice.Damage, error)

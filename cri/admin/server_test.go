@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -159,6 +160,22 @@ func (o *oneImage) Load(_ context.Context, r io.Reader, _ func(imageservice.Prog
 	return []imageservice.Image{img}, nil
 }
 
+func (*oneImage) Save(_ context.Context, names []string, format imageservice.ArchiveFormat, w io.Writer) error {
+	if names[0] != "a" {
+		return errkind.New(errkind.NotFound, "image %s does not exist", names[0])
+	}
+	_, err := w.Write(bytes.Repeat([]byte{byte(format)}, 2*api.MaxChunk+1))
+	return err
+}
+
+func (*oneImage) Push(_ context.Context, r imageservice.PushRequest) (digest.Digest, error) {
+	if r.Auth == nil || r.Auth.IdentityToken != "token" || r.Auth.ServerAddress != "h" {
+		return "", errkind.New(errkind.PermissionDenied, "cannot push %s: credentials were refused", r.Image)
+	}
+	r.Progress(imageservice.Progress{Layer: "sha256:l", Status: imageservice.StatusExists})
+	return "sha256:m", nil
+}
+
 func (*oneImage) SnapshotUsage(context.Context, string) (uint64, uint64, error) { return 5, 1, nil }
 func (*oneImage) Check(context.Context) ([]string, error)                       { return []string{"layer x is torn"}, nil }
 
@@ -276,13 +293,45 @@ func TestCheckNamesDamageAndRepairsIt(t *testing.T) {
 
 func TestPullReportsAndGivesTheID(t *testing.T) {
 	c, _, _ := start(t)
-	id, err := c.Pull(t.Context(), &api.PullRequest{Ref: "a", Username: "u", Password: "secret"}, nil)
+	id, err := c.Pull(t.Context(), &api.PullRequest{Ref: "a", Credentials: api.Credentials{Username: "u", Password: "secret"}}, nil)
 	if err != nil || id != img.ID {
 		t.Errorf("got %q, %v", id, err)
 	}
 	_, err = c.Pull(t.Context(), &api.PullRequest{Ref: "a"}, nil)
 	if status.Code(err) != codes.PermissionDenied {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestPushReportsAndGivesTheDigest(t *testing.T) {
+	c, _, _ := start(t)
+	var said []string
+	r := &api.PushRequest{Image: "a", Ref: "b", Credentials: api.Credentials{IdentityToken: "token", Server: "h"}}
+	sum, err := c.Push(t.Context(), r, func(p *api.Progress) { said = append(said, p.Layer+" "+p.Status) })
+	if err != nil || sum != "sha256:m" {
+		t.Errorf("got %q, %v, %q", sum, err, said)
+	}
+	if _, err = c.Push(t.Context(), &api.PushRequest{Image: "a", Credentials: api.Credentials{Server: "h"}}, nil); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSaveBringsTheArchiveUnchanged(t *testing.T) {
+	c, _, _ := start(t)
+	for name, format := range map[string]imageservice.ArchiveFormat{"": imageservice.ArchiveDocker, "oci": imageservice.ArchiveOCI} {
+		var got bytes.Buffer
+		err := c.Save(t.Context(), &api.SaveRequest{Images: []string{"a"}, Format: name}, &got)
+		if want := bytes.Repeat([]byte{byte(format)}, 2*api.MaxChunk+1); err != nil || !bytes.Equal(got.Bytes(), want) {
+			t.Errorf("%q: %d bytes, %v", name, got.Len(), err)
+		}
+	}
+	for want, r := range map[codes.Code]*api.SaveRequest{
+		codes.NotFound:        {Images: []string{"b"}},
+		codes.InvalidArgument: {Images: []string{"a"}, Format: "zip"},
+	} {
+		if err := c.Save(t.Context(), r, io.Discard); status.Code(err) != want {
+			t.Errorf("%+v: %v", r, err)
+		}
 	}
 }
 

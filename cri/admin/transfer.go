@@ -1,20 +1,19 @@
 package admin
 
 import (
+	"bufio"
 	"io"
 
 	"google.golang.org/grpc"
 
 	"github.com/berth-runtime/berth/cri/admin/api"
 	"github.com/berth-runtime/berth/imageservice"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
 // Pull fetches an image and reports how it goes.
 func (s *Server) Pull(r *api.PullRequest, out grpc.ServerStreamingServer[api.Progress]) error {
-	req := imageservice.PullRequest{Ref: r.Ref}
-	if r.Username != "" || r.Password != "" {
-		req.Auth = &imageservice.Auth{Username: r.Username, Password: r.Password}
-	}
+	req := imageservice.PullRequest{Ref: r.Ref, Auth: authOf(r.Credentials)}
 	feed := startFeed(out)
 	req.Progress = feed.put
 	img, err := s.cfg.Images.Pull(out.Context(), req)
@@ -23,6 +22,61 @@ func (s *Server) Pull(r *api.PullRequest, out grpc.ServerStreamingServer[api.Pro
 		return err
 	}
 	return out.Send(&api.Progress{ImageID: img.ID})
+}
+
+// authOf is nil for no credentials.
+func authOf(c api.Credentials) *imageservice.Auth {
+	if c == (api.Credentials{Server: c.Server}) {
+		return nil
+	}
+	return &imageservice.Auth{
+		Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken, ServerAddress: c.Server,
+	}
+}
+
+// Push sends an image to a registry and reports how it goes.
+func (s *Server) Push(r *api.PushRequest, out grpc.ServerStreamingServer[api.Progress]) error {
+	feed := startFeed(out)
+	sum, err := s.cfg.Images.Push(out.Context(), imageservice.PushRequest{
+		Image: r.Image, Ref: r.Ref, Auth: authOf(r.Credentials), Progress: feed.put,
+	})
+	feed.stop()
+	if err != nil {
+		return err
+	}
+	return out.Send(&api.Progress{Digest: sum.String()})
+}
+
+// Save sends an archive of images.
+func (s *Server) Save(r *api.SaveRequest, out grpc.ServerStreamingServer[api.Chunk]) error {
+	formats := map[string]imageservice.ArchiveFormat{
+		"": imageservice.ArchiveDocker, "docker": imageservice.ArchiveDocker, "oci": imageservice.ArchiveOCI,
+	}
+	format, ok := formats[r.Format]
+	if !ok || len(r.Images) == 0 {
+		return errkind.New(errkind.InvalidArgument, "cannot save images %q in format %q: at least one image is needed, and a format that is docker or oci", r.Images, r.Format)
+	}
+	w := bufio.NewWriterSize(&download{stream: out}, api.MaxChunk)
+	if err := s.cfg.Images.Save(out.Context(), r.Images, format, w); err != nil {
+		return err
+	}
+	return w.Flush()
+}
+
+// download sends what is written to it as chunks.
+type download struct {
+	stream interface{ Send(*api.Chunk) error }
+}
+
+func (d *download) Write(p []byte) (n int, err error) {
+	for len(p) > 0 {
+		k := min(len(p), api.MaxChunk)
+		if err := d.stream.Send(&api.Chunk{Data: p[:k]}); err != nil {
+			return n, err
+		}
+		n, p = n+k, p[k:]
+	}
+	return n, nil
 }
 
 // feed sends progress from one goroutine, as a stream needs it, and never

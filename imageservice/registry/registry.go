@@ -17,9 +17,10 @@
 //
 // A secret (password, token, client certificate, header of hosts.toml) leaves
 // only to the endpoint it was meant for: never along a redirect to another
-// origin or an upload to one, never from https down to http, never in the clear to a host that the
-// reference does not name. A token server elsewhere is given credentials over
-// https alone, and a redirected answer cannot name a token server.
+// origin or an upload to one, never from https down to http, never in the
+// clear to a host that the reference does not name. A token server elsewhere
+// is given credentials over https alone, and a redirected answer cannot name a
+// token server.
 // No error carries credentials or the query of an URL, as storage hosts sign
 // their URLs there.
 //

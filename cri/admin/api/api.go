@@ -48,21 +48,30 @@ type Pids struct {
 	Shims  []int `json:"shims,omitempty"`
 }
 
-// PullRequest asks for an image. Username empty: anonymously.
+// PullRequest asks for an image. Without credentials it is pulled anonymously.
 type PullRequest struct {
-	Ref      string `json:"ref"`
-	Username string `json:"username,omitempty"`
-	Password string `json:"password,omitempty"`
+	Ref string `json:"ref"`
+	Credentials
 }
 
-// Progress tells how far a pull has come. The last message of the stream
-// carries ImageID and nothing else.
+// Credentials are what a registry is told about the caller.
+type Credentials struct {
+	Username      string `json:"username,omitempty"`
+	Password      string `json:"password,omitempty"`
+	IdentityToken string `json:"identity_token,omitempty"`
+	RegistryToken string `json:"registry_token,omitempty"`
+	Server        string `json:"server,omitempty"` // the one host that may have them; empty: any that answers for the image
+}
+
+// Progress tells how far a pull or a push has come. The last message of the
+// stream carries ImageID or Digest and nothing else.
 type Progress struct {
 	Layer   string `json:"layer,omitempty"` // digest of the blob; empty: the whole image
 	Done    int64  `json:"done,omitempty"`  // bytes
 	Total   int64  `json:"total,omitempty"` // bytes; 0: not known
 	Status  string `json:"status,omitempty"`
-	ImageID string `json:"image_id,omitempty"`
+	ImageID string `json:"image_id,omitempty"` // of what was pulled
+	Digest  string `json:"digest,omitempty"`   // of the manifest that was pushed
 }
 
 // Chunk is a piece of an archive that goes up. It is the one message that is

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"io"
 	"time"
 )
 
@@ -12,6 +13,19 @@ type History struct {
 	Comment   string    `json:"comment,omitempty"`
 	DiffID    string    `json:"diff_id,omitempty"` // of the layer that it made; empty: none
 	Size      int64     `json:"size,omitempty"`    // of that layer, bytes unpacked
+}
+
+// SaveRequest names the images of an archive.
+type SaveRequest struct {
+	Images []string `json:"images"`
+	Format string   `json:"format,omitempty"` // "docker", which is the default, or "oci"
+}
+
+// PushRequest sends an image to a registry.
+type PushRequest struct {
+	Image string `json:"image"`
+	Ref   string `json:"ref,omitempty"` // where to; empty: Image is the reference
+	Credentials
 }
 
 // PruneRequest says which images go.
@@ -44,6 +58,29 @@ type Endpoint struct {
 	SkipVerify   bool        `json:"skip_verify,omitempty"`
 	Headers      []string    `json:"headers,omitempty"` // names
 	Proxy        string      `json:"proxy,omitempty"`
+}
+
+// Save writes an archive of images to w.
+func (c *Client) Save(ctx context.Context, r *SaveRequest, w io.Writer) error {
+	return receive(ctx, c, "Save", r, func(chunk *Chunk) error {
+		_, err := w.Write(chunk.Data)
+		return err
+	})
+}
+
+// Push sends an image to a registry and gives the digest of its manifest.
+// progress may be nil.
+func (c *Client) Push(ctx context.Context, r *PushRequest, progress func(*Progress)) (digest string, err error) {
+	err = receive(ctx, c, "Push", r, func(p *Progress) error {
+		switch {
+		case p.Digest != "":
+			digest = p.Digest
+		case progress != nil:
+			progress(p)
+		}
+		return nil
+	})
+	return digest, err
 }
 
 // Untag takes the name ref from its image, which stays.

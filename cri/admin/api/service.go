@@ -14,6 +14,11 @@ type Server interface {
 	Pull(*PullRequest, grpc.ServerStreamingServer[Progress]) error
 	// Load takes the images out of an archive (docker save or OCI layout).
 	Load(grpc.ClientStreamingServer[Chunk, LoadResult]) error
+	// Save sends an archive of images, from which Load makes the same images.
+	Save(*SaveRequest, grpc.ServerStreamingServer[Chunk]) error
+	// Push sends an image to a registry and reports how it goes; the last
+	// message has the digest of the manifest.
+	Push(*PushRequest, grpc.ServerStreamingServer[Progress]) error
 	// Tag gives an image one more name, taking that name from another image.
 	Tag(context.Context, *TagRequest) (*Empty, error)
 	// Untag takes one name from an image, which stays; NotFound where there is
@@ -65,6 +70,8 @@ var serviceDesc = grpc.ServiceDesc{
 	},
 	Streams: []grpc.StreamDesc{
 		down("Pull", Server.Pull),
+		down("Push", Server.Push),
+		down("Save", Server.Save),
 		down("Logs", Server.Logs),
 		up("Load", Server.Load),
 	},

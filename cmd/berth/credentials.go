@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/berth-runtime/berth/cri/admin/api"
+)
+
+// dockerConfig is the part of docker's config.json that tells credentials.
+type dockerConfig struct {
+	Auths       map[string]dockerAuth `json:"auths"`
+	CredsStore  string                `json:"credsStore"`  // helper for all registries
+	CredHelpers map[string]string     `json:"credHelpers"` // helper for some, by host
+}
+
+type dockerAuth struct {
+	Auth          string `json:"auth"` // base64 of user:password
+	Username      string `json:"username"`
+	Password      string `json:"password"`
+	IdentityToken string `json:"identitytoken"`
+	RegistryToken string `json:"registrytoken"`
+}
+
+// dockerConfigFile is where docker login writes to.
+func dockerConfigFile() string {
+	dir := os.Getenv("DOCKER_CONFIG")
+	if dir == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return ""
+		}
+		dir = filepath.Join(home, ".docker")
+	}
+	return filepath.Join(dir, "config.json")
+}
+
+// credentials gives what is to be sent for ref: what --creds says, else what
+// docker's config has for the registry.
+func (c *cli) credentials(ctx context.Context, cl *client, ref, creds string) (api.Credentials, error) {
+	if creds != "" {
+		user, password, ok := strings.Cut(creds, ":")
+		if !ok {
+			return api.Credentials{}, &problem{what: "cannot use credentials for " + ref, why: "--creds is not USER:PASSWORD", do: "write both, with a colon between them"}
+		}
+		return api.Credentials{Username: user, Password: password}, nil
+	}
+	file := c.dockerConfig
+	text, err := os.ReadFile(file)
+	if file == "" || errors.Is(err, fs.ErrNotExist) {
+		return api.Credentials{}, nil
+	}
+	var config dockerConfig
+	if err == nil {
+		err = json.Unmarshal(text, &config)
+	}
+	if err != nil {
+		return api.Credentials{}, &problem{what: "cannot read the credentials for " + ref, why: file + ": " + err.Error(), do: "repair the file, or give --creds USER:PASSWORD"}
+	}
+	// The daemon knows which registry a short name means.
+	e, err := cl.admin.ExplainRegistry(ctx, ref)
+	if err != nil {
+		return api.Credentials{}, nil //nolint:nilerr // what is wrong with ref, the verb itself will say
+	}
+	host, _, _ := strings.Cut(e.Ref, "/")
+	found, err := config.lookup(ctx, host)
+	if err != nil {
+		return api.Credentials{}, &problem{what: "cannot get the credentials for " + host, why: err.Error(), do: "log in again, or give --creds USER:PASSWORD"}
+	}
+	return found, nil
+}
+
+// keys are the names under which docker may have a host's credentials.
+func keys(host string) []string {
+	if host == "docker.io" {
+		return []string{"https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io"}
+	}
+	return []string{host, "https://" + host, "http://" + host, "https://" + host + "/v1/", "https://" + host + "/v2/"}
+}
+
+// lookup gives the credentials for host; none is no failure.
+func (d *dockerConfig) lookup(ctx context.Context, host string) (api.Credentials, error) {
+	for _, key := range keys(host) {
+		if helper := d.CredHelpers[key]; helper != "" {
+			return askHelper(ctx, helper, key, host)
+		}
+	}
+	if d.CredsStore != "" {
+		for _, key := range keys(host) {
+			if found, err := askHelper(ctx, d.CredsStore, key, host); err != nil || found != (api.Credentials{}) {
+				return found, err
+			}
+		}
+	}
+	for _, key := range keys(host) {
+		if a, ok := d.Auths[key]; ok && a != (dockerAuth{}) {
+			return a.credentials(host)
+		}
+	}
+	return api.Credentials{}, nil
+}
+
+func (a dockerAuth) credentials(host string) (api.Credentials, error) {
+	if a.Username == "" && a.Auth != "" {
+		plain, err := base64.StdEncoding.DecodeString(a.Auth)
+		user, password, ok := strings.Cut(string(plain), ":")
+		if err != nil || !ok {
+			return api.Credentials{}, errors.New("its auth in docker's config.json is not base64 of user:password")
+		}
+		a.Username, a.Password = user, strings.TrimRight(password, "\x00")
+	}
+	return api.Credentials{
+		Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken, Server: host,
+	}, nil
+}
+
+// askHelper asks a docker credential helper, a program that reads the key and
+// writes JSON. It has none for most hosts.
+func askHelper(ctx context.Context, helper, key, host string) (api.Credentials, error) {
+	program := "docker-credential-" + helper
+	if helper != filepath.Base(helper) {
+		return api.Credentials{}, fmt.Errorf("%q is no name of a credential helper", helper)
+	}
+	cmd := exec.CommandContext(ctx, program, "get")
+	cmd.Stdin = strings.NewReader(key)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		said := strings.TrimSpace(out.String() + errs.String())
+		if strings.Contains(said, "credentials not found") {
+			return api.Credentials{}, nil
+		}
+		return api.Credentials{}, fmt.Errorf("%s: %w: %s", program, err, said)
+	}
+	var got struct{ Username, Secret string }
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+		return api.Credentials{}, fmt.Errorf("%s did not answer with JSON", program)
+	}
+	if got.Username == "<token>" {
+		return api.Credentials{IdentityToken: got.Secret, Server: host}, nil
+	}
+	return api.Credentials{Username: got.Username, Password: got.Secret, Server: host}, nil
+}
