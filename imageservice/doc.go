@@ -1,11 +1,12 @@
-// Package imageservice is the node's image store: it pulls, loads, lists and
-// removes images, and gives containers writable layers on them.
+// Package imageservice is the node's image store: it pulls, loads, saves, pushes,
+// lists and removes images, and gives containers writable layers on them.
 //
 // The model. An image is a config and a stack of layers; names lead to it. A
 // layer is kept unpacked, in a directory that overlayfs takes, and is shared
 // by all images and containers that have it. Its blob is not kept: it is
 // verified, decompressed, verified again and unpacked in one stream, side by
-// side with the others. A layer is found by its diff ID; one that is right
+// side with the others; on the way a record is made that gives the exact tar
+// again from the unpacked files (see package tarsplit). A layer is found by its diff ID; one that is right
 // only on top of certain others (see package unpack) by its chain ID. A
 // container's snapshot is a row that keeps the image's layers, with a
 // directory for what the container writes.
@@ -14,10 +15,11 @@
 //	Root/blobs/sha256/HEX   configs, manifests, indexes
 //	Root/l/N/fs             layer N; N.tmp while it is unpacked
 //	Root/l/N/inventory      what is in there; see package inventory
+//	Root/l/N/tar-split.json.gz  what its tar had beside the files; see package tarsplit
 //	Root/s/CONTAINER/fs     what a container has written
 //	Root/s/CONTAINER/work   overlayfs' own
 //	Root/ingest/            what was received of layers under way; dropped once they are all there
-//	Root/spool/             archives being loaded
+//	Root/spool/             archives being loaded, saved or pushed
 //	Root/empty/             stands for the layers of an image that has none
 //
 // The laws.

@@ -67,7 +67,7 @@ func (c *cli) credentials(ctx context.Context, cl *client, ref, creds string) (a
 		return api.Credentials{}, &problem{what: "cannot read the credentials for " + ref, why: file + ": " + err.Error(), do: "repair the file, or give --creds USER:PASSWORD"}
 	}
 	// The daemon knows which registry a short name means.
-	e, err := cl.admin.ExplainRegistry(ctx, ref)
+	e, err := cl.admin.ExplainRegistry(ctx, &api.ExplainRequest{Ref: ref})
 	if err != nil {
 		return api.Credentials{}, nil //nolint:nilerr // what is wrong with ref, the verb itself will say
 	}

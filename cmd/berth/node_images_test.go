@@ -69,13 +69,17 @@ func (n *node) Prune(_ context.Context, r *api.PruneRequest) (*api.PruneResult, 
 	return out, nil
 }
 
-func (n *node) ExplainRegistry(_ context.Context, r *api.ImageRequest) (*api.RegistryExplanation, error) {
+func (n *node) ExplainRegistry(_ context.Context, r *api.ExplainRequest) (*api.RegistryExplanation, error) {
+	auth := "none: the request brings no credentials"
+	if r.Username != "" {
+		auth = "the request's credentials"
+	}
 	return &api.RegistryExplanation{Ref: normal(r.Ref), Endpoints: []api.Endpoint{{
 		URL: "http://mirror:5000/v2/library/box", Capabilities: []string{"pull"}, Source: "/etc/hosts.toml",
 		Auth: "none: credentials do not go to a mirror over http", SkipVerify: true,
 	}, {
 		URL: "https://registry-1.docker.io/v2/library/box", Server: true, Capabilities: []string{"pull", "resolve"},
-		Auth: "none: the request brings no credentials",
+		Auth: auth,
 	}}}, nil
 }
 
@@ -246,5 +250,8 @@ func TestRegistryExplain(t *testing.T) {
 `
 	if got := n.must(t, "registry", "explain", "box"); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	if got := n.must(t, "registry", "explain", "--creds", "joe:secret", "box"); !strings.Contains(got, "credentials   the request's credentials\n") || strings.Contains(got, "secret") {
+		t.Errorf("with credentials: %s", got)
 	}
 }

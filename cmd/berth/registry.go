@@ -24,13 +24,19 @@ func registryVerb(c *cli) *cobra.Command {
 }
 
 func registryExplainVerb(c *cli) *cobra.Command {
+	var creds string
 	cmd := &cobra.Command{
 		Use:     "explain IMAGE",
 		Short:   "Tell where a pull would look for an image, in order, without doing it",
 		Example: examples("berth registry explain nginx", "berth registry explain --output json quay.io/team/app:1"),
 	}
+	cmd.Flags().StringVar(&creds, "creds", "", "USER:PASSWORD as pull would be given (what docker login has written if not given)")
 	return c.verb(cmd, cobra.ExactArgs(1), func(ctx context.Context, cl *client, args []string) error {
-		e, err := cl.admin.ExplainRegistry(ctx, args[0])
+		auth, err := c.credentials(ctx, cl, args[0], creds)
+		if err != nil {
+			return err
+		}
+		e, err := cl.admin.ExplainRegistry(ctx, &api.ExplainRequest{Ref: args[0], Credentials: auth})
 		if err != nil {
 			return cannot(err, "explain %s", args[0])
 		}

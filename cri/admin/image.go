@@ -66,8 +66,8 @@ func (s *Server) Prune(ctx context.Context, r *api.PruneRequest) (*api.PruneResu
 }
 
 // ExplainRegistry tells where a pull of a reference would look, in order.
-func (s *Server) ExplainRegistry(ctx context.Context, r *api.ImageRequest) (*api.RegistryExplanation, error) {
-	full, endpoints, err := s.cfg.Images.Explain(ctx, r.Ref, nil)
+func (s *Server) ExplainRegistry(ctx context.Context, r *api.ExplainRequest) (*api.RegistryExplanation, error) {
+	full, endpoints, err := s.cfg.Images.Explain(ctx, r.Ref, authOf(r.Credentials))
 	if err != nil {
 		return nil, err
 	}

@@ -243,7 +243,7 @@ func TestSimpleCallsRoundTrip(t *testing.T) {
 	if r, err := c.Prune(ctx, &api.PruneRequest{All: true}); err != nil || r.Bytes != 7 || len(r.Images) != 1 || r.Images[0].Name != img.Tags[0] {
 		t.Errorf("prune: %+v, %v", r, err)
 	}
-	if r, err := c.ExplainRegistry(ctx, "a"); err != nil || r.Ref != "docker.io/library/a" || len(r.Endpoints) != 1 || !r.Endpoints[0].Server {
+	if r, err := c.ExplainRegistry(ctx, &api.ExplainRequest{Ref: "a"}); err != nil || r.Ref != "docker.io/library/a" || len(r.Endpoints) != 1 || !r.Endpoints[0].Server {
 		t.Errorf("explain: %+v, %v", r, err)
 	}
 	if err := c.Signal(ctx, "c", "HUP"); err != nil || !reflect.DeepEqual(pods.signals, []string{"c HUP"}) {

@@ -40,6 +40,12 @@ type PruneResult struct {
 	Bytes  uint64  `json:"bytes"`
 }
 
+// ExplainRequest names an image and what a pull of it would bring.
+type ExplainRequest struct {
+	Ref string `json:"ref"`
+	Credentials
+}
+
 // RegistryExplanation tells where a pull looks, in order.
 type RegistryExplanation struct {
 	Ref       string     `json:"ref"` // in full
@@ -94,7 +100,7 @@ func (c *Client) Prune(ctx context.Context, r *PruneRequest) (*PruneResult, erro
 	return call[PruneResult](ctx, c, "Prune", r)
 }
 
-// ExplainRegistry tells where a pull of ref would look, in order.
-func (c *Client) ExplainRegistry(ctx context.Context, ref string) (*RegistryExplanation, error) {
-	return call[RegistryExplanation](ctx, c, "ExplainRegistry", &ImageRequest{Ref: ref})
+// ExplainRegistry tells where a pull would look, in order.
+func (c *Client) ExplainRegistry(ctx context.Context, r *ExplainRequest) (*RegistryExplanation, error) {
+	return call[RegistryExplanation](ctx, c, "ExplainRegistry", r)
 }

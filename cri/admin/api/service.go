@@ -27,7 +27,7 @@ type Server interface {
 	// Prune removes images that no container uses.
 	Prune(context.Context, *PruneRequest) (*PruneResult, error)
 	// ExplainRegistry tells where a pull of a reference would look, in order.
-	ExplainRegistry(context.Context, *ImageRequest) (*RegistryExplanation, error)
+	ExplainRegistry(context.Context, *ExplainRequest) (*RegistryExplanation, error)
 	// InspectImage tells all of an image; NotFound where there is none.
 	InspectImage(context.Context, *ImageRequest) (*Image, error)
 	// Logs sends the lines of a container's log.
