@@ -1,14 +1,15 @@
 package imageservice
 
 import (
+	"bytes"
 	"context"
 	"io"
-	"os"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berth-runtime/berth/imageservice/archive"
+	"github.com/berth-runtime/berth/imageservice/manifest"
 	"github.com/berth-runtime/berth/imageservice/refs"
 	"github.com/berth-runtime/berth/imageservice/registry"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
@@ -74,6 +75,17 @@ func (p pushing) report(layer digest.Digest, done, total int64, status string) {
 }
 
 func (s *Service) push(ctx context.Context, p pushing, id string) (digest.Digest, error) {
+	config, err := s.blobs.ReadFile(digest.Digest(id), manifest.MaxBytes)
+	if err != nil {
+		return "", err
+	}
+	// The config goes first: a registry that does not want the image says so
+	// before its layers are compressed.
+	d := v1.Descriptor{Digest: digest.Digest(id), Size: int64(len(config))}
+	err = p.blob(ctx, d, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(config)), nil })
+	if err != nil {
+		return "", err
+	}
 	a, remove, err := s.newArchive(archive.OCI)
 	if err != nil {
 		return "", err
@@ -85,12 +97,9 @@ func (s *Service) push(ctx context.Context, p pushing, id string) (digest.Digest
 		return "", err
 	}
 	for _, l := range e.layers {
-		if err := p.blob(ctx, a, l); err != nil {
+		if err := p.blob(ctx, l, func() (io.ReadCloser, error) { return a.Open(l.Digest) }); err != nil {
 			return "", err
 		}
-	}
-	if err := p.blob(ctx, a, e.config); err != nil {
-		return "", err
 	}
 	f, err := a.Open(e.manifest.Digest)
 	if err != nil {
@@ -104,14 +113,14 @@ func (s *Service) push(ctx context.Context, p pushing, id string) (digest.Digest
 	return e.manifest.Digest, p.to.Manifest(ctx, p.ref.Tag, e.manifest.MediaType, b)
 }
 
-// blob sends one blob of the archive.
-func (p pushing) blob(ctx context.Context, a *archive.Writer, d v1.Descriptor) error {
+// blob sends one blob.
+func (p pushing) blob(ctx context.Context, d v1.Descriptor, open func() (io.ReadCloser, error)) error {
 	sent, err := p.to.Blob(ctx, d.Digest, d.Size, func() (io.ReadCloser, error) {
-		f, err := a.Open(d.Digest)
+		r, err := open()
 		if err != nil {
 			return nil, err
 		}
-		return &sending{f: f, report: func(n int64) { p.report(d.Digest, n, d.Size, StatusPushing) }}, nil
+		return &sending{ReadCloser: r, report: func(n int64) { p.report(d.Digest, n, d.Size, StatusPushing) }}, nil
 	})
 	if err != nil {
 		return err
@@ -124,20 +133,18 @@ func (p pushing) blob(ctx context.Context, a *archive.Writer, d v1.Descriptor) e
 	return nil
 }
 
-// sending reports how much of a file was read.
+// sending reports how much of a blob was read.
 type sending struct {
-	f           *os.File
+	io.ReadCloser
 	n, reported int64
 	report      func(int64)
 }
 
 func (s *sending) Read(p []byte) (int, error) {
-	n, err := s.f.Read(p)
+	n, err := s.ReadCloser.Read(p)
 	if s.n += int64(n); s.n-s.reported >= reportEvery {
 		s.reported = s.n
 		s.report(s.n)
 	}
 	return n, err
 }
-
-func (s *sending) Close() error { return s.f.Close() }

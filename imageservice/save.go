@@ -88,8 +88,8 @@ func (s *Service) named(ctx context.Context, name string) (image Image, tag stri
 
 // exported is what an image became in an archive.
 type exported struct {
-	manifest, config v1.Descriptor
-	layers           []v1.Descriptor
+	manifest v1.Descriptor
+	layers   []v1.Descriptor
 }
 
 // export puts an image into an archive.
@@ -121,7 +121,7 @@ func (s *Service) export(ctx context.Context, a *archive.Writer, id string, tags
 	if err := g.Wait(); err != nil {
 		return e, err
 	}
-	e.manifest, e.config, err = a.Image(b, e.layers, tags)
+	e.manifest, err = a.Image(b, e.layers, tags)
 	return e, err
 }
 

@@ -90,20 +90,22 @@ func compress(to io.Writer, fill func(io.Writer) error) error {
 	return z.Close()
 }
 
-// Image adds an image of layers that were stored.
-func (w *Writer) Image(config []byte, layers []v1.Descriptor, names []string) (m, c v1.Descriptor, err error) {
-	if c, err = w.blob(v1.MediaTypeImageConfig, config); err != nil {
-		return m, c, err
+// Image adds an image of layers that were stored, and gives its manifest.
+func (w *Writer) Image(config []byte, layers []v1.Descriptor, names []string) (v1.Descriptor, error) {
+	c, err := w.blob(v1.MediaTypeImageConfig, config)
+	if err != nil {
+		return c, err
 	}
 	b, err := json.Marshal(v1.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest,
 		Config: c, Layers: append([]v1.Descriptor{}, layers...),
 	})
 	if err != nil {
-		return m, c, err
+		return c, err
 	}
-	if m, err = w.blob(v1.MediaTypeImageManifest, b); err != nil {
-		return m, c, err
+	m, err := w.blob(v1.MediaTypeImageManifest, b)
+	if err != nil {
+		return m, err
 	}
 	entry := dockerImage{Config: blobPath(c.Digest), RepoTags: names, Layers: []string{}}
 	for _, l := range layers {
@@ -118,7 +120,7 @@ func (w *Writer) Image(config []byte, layers []v1.Descriptor, names []string) (m
 		named.Annotations = map[string]string{nameAnnotation: name, v1.AnnotationRefName: name}
 		w.index = append(w.index, named)
 	}
-	return m, c, nil
+	return m, nil
 }
 
 func (w *Writer) blob(mediaType string, b []byte) (v1.Descriptor, error) {
