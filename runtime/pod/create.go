@@ -39,7 +39,7 @@ func (t *Table) Create(ctx context.Context, v View, podID string, cfg spec.Conta
 			return "", fmt.Errorf("cannot create container %s: %w", cfg.Metadata.Name, notReady(p))
 		}
 		id := newID()
-		c = &container{id: id, pod: p, made: make(chan struct{}), exited: make(chan struct{}),
+		c = &container{id: id, pod: p, made: make(chan struct{}), told: make(chan struct{}), exited: make(chan struct{}),
 			rec: containerRecord{ID: id, PodID: p.id, BootID: t.cfg.BootID, Config: cfg, Phase: phaseCreating,
 				CreatedAt: time.Now(), Resources: cfg.Resources}}
 		p.containers[id], p.byName[cfg.Metadata] = c, c
@@ -53,11 +53,12 @@ func (t *Table) Create(ctx context.Context, v View, podID string, cfg spec.Conta
 			c.err = ending()
 			t.forgetContainer(c)
 			close(c.made)
+			close(c.told)
 		}
 	}
 
 	select {
-	case <-c.made:
+	case <-c.told:
 	case <-ctx.Done():
 		return "", errkind.New(errkind.Of(ctx.Err()), "container %s is still being made; the next call with the same name and attempt joins it: %w", cfg.Metadata.Name, ctx.Err())
 	}
@@ -94,6 +95,7 @@ func (t *Table) create(ctx context.Context, c *container) {
 	}
 	close(c.made)
 	t.publish()
+	close(c.told)
 	t.armRepairs()
 	if err == nil {
 		t.emit(EventCreated, c.id, c.pod)

@@ -82,8 +82,9 @@ func (t *Table) load() error {
 				CreatedAt: rec.CreatedAt, Config: spec.Pod{Metadata: spec.PodMetadata{Name: "lost-" + rec.PodID[:12], UID: rec.PodID},
 					Namespaces: spec.Namespaces{Network: spec.ModePod, PID: spec.ModePod, IPC: spec.ModePod}}})
 		}
-		c := &container{id: id, pod: p, made: make(chan struct{}), exited: make(chan struct{}), rec: rec}
+		c := &container{id: id, pod: p, made: make(chan struct{}), told: make(chan struct{}), exited: make(chan struct{}), rec: rec}
 		close(c.made)
+		close(c.told)
 		if rec.Phase == phaseExited {
 			c.markExited()
 		}
@@ -100,9 +101,10 @@ func (t *Table) setAside(aside func(id string) (string, error), id string) error
 }
 
 func (t *Table) addPod(id string, rec podRecord) *Pod {
-	p := &Pod{id: id, key: podKey{meta: rec.Config.Metadata}, from: rec.Origin, config: &rec.Config, made: make(chan struct{}), rec: rec,
+	p := &Pod{id: id, key: podKey{meta: rec.Config.Metadata}, from: rec.Origin, config: &rec.Config, made: make(chan struct{}), told: make(chan struct{}), rec: rec,
 		containers: map[string]*container{}, byName: map[spec.ContainerMetadata]*container{}}
 	close(p.made)
+	close(p.told)
 	t.pods[id], t.byKey[p.key] = p, p
 	return p
 }

@@ -30,7 +30,7 @@ func (t *Table) Run(ctx context.Context, v View, cfg spec.Pod) (string, error) {
 	late := joined && p.finished()
 	if !joined {
 		id := newID()
-		p = &Pod{id: id, key: key, from: v.Origin(), config: &cfg, made: make(chan struct{}),
+		p = &Pod{id: id, key: key, from: v.Origin(), config: &cfg, made: make(chan struct{}), told: make(chan struct{}),
 			containers: map[string]*container{}, byName: map[spec.ContainerMetadata]*container{},
 			rec: podRecord{ID: id, BootID: t.cfg.BootID, Origin: v.Origin(), Config: cfg, Phase: phaseCreating, CreatedAt: time.Now()}}
 		if !t.goBackground(ctx, func(ctx context.Context) { t.run(ctx, p) }) {
@@ -42,7 +42,7 @@ func (t *Table) Run(ctx context.Context, v View, cfg spec.Pod) (string, error) {
 	t.mu.Unlock()
 
 	select {
-	case <-p.made:
+	case <-p.told:
 	case <-ctx.Done():
 		return "", errkind.New(errkind.Of(ctx.Err()), "pod %s/%s is still being made; the next call with the same name and attempt joins it: %w",
 			cfg.Metadata.Namespace, cfg.Metadata.Name, ctx.Err())
@@ -79,6 +79,7 @@ func (t *Table) run(ctx context.Context, p *Pod) {
 	}
 	close(p.made)
 	t.publish()
+	close(p.told)
 	t.armRepairs()
 	if err == nil {
 		t.emit(EventCreated, p.id, p)

@@ -195,7 +195,15 @@ func TestAFailedUndoIsTriedAgainByStop(t *testing.T) {
 // container does not notice.
 func TestCloseDoesNotWaitForGrace(t *testing.T) {
 	n := newNode(t, pod.GroupNode)
-	_, id := n.up(t, "grace", "/bin/sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done")
+	_, id := n.up(t, "grace", "/bin/sh", "-c", "trap '' TERM; echo > /ready; while :; do sleep 0.1; done")
+	within(t, "the container's trap", func() {
+		for {
+			if _, err := os.Stat(filepath.Join(n.images.root, id, "ready")); err == nil {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	})
 	stopped := make(chan error, 1)
 	go func() { stopped <- n.StopContainer(context.Background(), pod.ViewAll, id, time.Hour) }()
 	time.Sleep(50 * time.Millisecond)
@@ -225,9 +233,7 @@ func TestAnInterruptedStartGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	shim := n.shim(t).Pid
-	if err := unix.Kill(shim, unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, shim)
 	resume := sync.OnceFunc(func() { _ = unix.Kill(shim, unix.SIGCONT) })
 	defer resume()
 	started := make(chan error, 1)
@@ -244,14 +250,37 @@ func TestAnInterruptedStartGoesOn(t *testing.T) {
 	}
 }
 
+// freeze stops a process and returns when none of its threads runs any more,
+// which is some time after kill returns.
+func freeze(t *testing.T, pid int) {
+	t.Helper()
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	within(t, "SIGSTOP", func() {
+		for !frozen(pid) {
+			time.Sleep(time.Millisecond)
+		}
+	})
+}
+
+func frozen(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, path := range threads {
+		b, err := os.ReadFile(path)
+		if _, state, ok := strings.Cut(string(b), ") "); err == nil && ok && state[0] != 'T' {
+			return false
+		}
+	}
+	return len(threads) > 0
+}
+
 // A stop is bounded even if the shim hangs.
 func TestStopIsBoundedWhenTheShimHangs(t *testing.T) {
 	n := newNode(t, pod.GroupNode)
 	_, id := n.up(t, "hung", "/bin/sleep", "600")
 	shim := n.shim(t).Pid
-	if err := unix.Kill(shim, unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, shim)
 	within(t, "StopContainer", func() {
 		if err := n.StopContainer(context.Background(), pod.ViewAll, id, 0); err != nil {
 			t.Error(err)

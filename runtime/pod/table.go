@@ -84,6 +84,7 @@ type Pod struct {
 	// share it, stopping and removing the pod exclude them.
 	verbs sync.RWMutex
 	made  chan struct{} // closed when Run has ended
+	told  chan struct{} // closed when the snapshot shows it: only then does a caller hear
 	err   error         // of Run; valid once made is closed
 
 	writing sync.Mutex // one writer of the row at a time; taken before mu
@@ -99,6 +100,7 @@ type container struct {
 	id   string
 	pod  *Pod
 	made chan struct{} // closed when Create has ended
+	told chan struct{} // closed when the snapshot shows it
 	err  error         // of Create; valid once made is closed
 	op   sync.Mutex    // orders start, exit, update and removal
 
