@@ -98,10 +98,10 @@ func TestTheTarComesAgainToTheByte(t *testing.T) {
 func TestChangedFilesAreFound(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(path string) error{
-		"changed":   func(p string) error { return os.WriteFile(p, make([]byte, 100), 0o600) },
-		"shortened": func(p string) error { return os.Truncate(p, 99) },
-		"missing":   os.Remove,
-		"a link":    func(p string) error { return errors.Join(os.Remove(p), os.Symlink("a", p)) },
+		"lengthened": func(p string) error { return os.WriteFile(p, make([]byte, 101), 0o600) },
+		"shortened":  func(p string) error { return os.Truncate(p, 99) },
+		"missing":    os.Remove,
+		"a link":     func(p string) error { return errors.Join(os.Remove(p), os.Symlink("a", p)) },
 	} {
 		root, journal := recorded(t, tarOf(t, file("a", 100), file("b", 100)))
 		if err := change(filepath.Join(root, "b")); err != nil {
