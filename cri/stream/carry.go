@@ -77,7 +77,9 @@ func carry(ctx context.Context, s pod.Session, st streams) (code int32, err erro
 	select {
 	case <-sent:
 	case <-ctx.Done():
-		return code, fmt.Errorf("the client is gone: %w", ctx.Err())
+	}
+	if ctx.Err() != nil {
+		return 0, nil // the client is gone: there is nobody to tell
 	}
 	return code, err
 }

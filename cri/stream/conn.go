@@ -8,10 +8,10 @@ import (
 	"os"
 )
 
-// conn tells when its other side is gone. net/http watches a connection only
-// until SPDY or WebSocket takes it over; from then on their read loops, which
-// run all the time, are how anyone could know. A session that waits for a
-// silent process would otherwise wait for nobody.
+// conn tells when its other side is gone. net/http promises to watch a
+// connection only until SPDY or WebSocket takes it over; from then on their
+// read loops, which run all the time, are how anyone could know. A session
+// that waits for a silent process would otherwise wait for nobody.
 type conn struct {
 	net.Conn
 	server *Server
