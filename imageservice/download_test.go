@@ -178,6 +178,12 @@ func TestCanceledPullGoesOn(t *testing.T) {
 	if err := <-done; !errkind.Is(err, errkind.Canceled) {
 		t.Errorf("the pull ended with %v", err)
 	}
+	// The caller has its answer before the download lets go of its part; a
+	// pull in between would go without it.
+	waitFor(t, func() bool {
+		in, err := s.blobs.Ingest(digest.Digest(blob))
+		return err == nil && in.Close() == nil
+	})
 	r.answer()
 	mustPull(t, s, host+"/x:v1")
 	if got := r.count(blob); got != size {
