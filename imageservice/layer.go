@@ -216,7 +216,7 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 	if err != nil {
 		return r, err
 	}
-	if r, err = unpackVerified(ctx, stream, fsDir, src, rec); err != nil {
+	if r, err = unpackVerified(ctx, stream, fsDir, src, s.ratioPad, rec); err != nil {
 		rec.Abort()
 		return unpack.Result{}, err
 	}
@@ -236,15 +236,15 @@ const inventoryName = "inventory"
 // Decompressed, a layer may be this many times its blob and this much more:
 // honest ones stay below 20 times, gzip cannot go beyond 1032.
 const (
-	maxRatio = 200
-	ratioPad = 1 << 30
+	maxRatio        = 200
+	defaultRatioPad = 1 << 30
 )
 
 // unpackVerified unpacks stream into dir and fails with DataLoss if the blob
 // or the tar in it is not what src says.
-func unpackVerified(ctx context.Context, stream io.Reader, dir string, src source, rec *tarsplit.Recorder) (unpack.Result, error) {
+func unpackVerified(ctx context.Context, stream io.Reader, dir string, src source, pad int64, rec *tarsplit.Recorder) (unpack.Result, error) {
 	blob := &meter{ctx: ctx, r: stream, hash: sha256.New(), report: func(n int64) { src.report(n, StatusDownloading) }}
-	r, diffID, err := unpackStream(ctx, blob, dir, src.size, rec)
+	r, diffID, err := unpackStream(ctx, blob, dir, src.size, pad, rec)
 	if err != nil && !errkind.Is(err, errkind.InvalidArgument) {
 		return r, err
 	}
@@ -264,14 +264,14 @@ func unpackVerified(ctx context.Context, stream io.Reader, dir string, src sourc
 	return r, nil
 }
 
-func unpackStream(ctx context.Context, blob io.Reader, dir string, size int64, rec *tarsplit.Recorder) (unpack.Result, digest.Digest, error) {
+func unpackStream(ctx context.Context, blob io.Reader, dir string, size, pad int64, rec *tarsplit.Recorder) (unpack.Result, digest.Digest, error) {
 	plain, err := inflate.Reader(blob)
 	if err != nil {
 		return unpack.Result{}, "", err
 	}
 	defer func() { _ = plain.Close() }()
 	limits := unpack.DefaultLimits()
-	limits.Bytes = min(limits.Bytes, ratioPad+maxRatio*min(size, limits.Bytes/maxRatio))
+	limits.Bytes = min(limits.Bytes, pad+maxRatio*min(size, limits.Bytes/maxRatio))
 	tar := &meter{ctx: ctx, r: rec.Tee(plain), hash: sha256.New(), limit: limits.Bytes}
 	r, err := unpack.Layer(ctx, tar, dir, limits)
 	if err != nil {

@@ -288,7 +288,8 @@ func TestPaddingAfterTheTarIsPartOfItsDigest(t *testing.T) {
 func TestBombIsRefused(t *testing.T) {
 	t.Parallel()
 	s, host := openStore(t), startRegistry(t)
-	push(t, host+"/bomb:v1", makeImage(t, makeLayer(t, types.OCILayer, zst, make([]byte, 1<<30+1<<28))))
+	s.ratioPad = 1 << 20
+	push(t, host+"/bomb:v1", makeImage(t, makeLayer(t, types.OCILayer, zst, make([]byte, 1<<25))))
 	_, err := s.Pull(context.Background(), PullRequest{Ref: host + "/bomb:v1"})
 	if !errkind.Is(err, errkind.ResourceExhausted) {
 		t.Fatalf("got %v", err)

@@ -35,6 +35,8 @@ type Service struct {
 	slots  chan struct{} // one for each layer that may be downloaded at a time
 	pinned map[string]bool
 
+	ratioPad int64 // bytes; defaultRatioPad but in tests
+
 	view atomic.Pointer[view] // what readers see; replaced by publish
 
 	snapshotLocks keylock.Locks // per container id, over all that its directories see
@@ -78,6 +80,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		flights:   map[string]*flight{},
 		dying:     map[uint64]bool{},
 		pulls:     map[string]*pull{},
+		ratioPad:  defaultRatioPad,
 	}
 	for _, p := range cfg.Pinned {
 		ref, err := refs.Parse(p, cfg.DefaultRegistry)
