@@ -219,16 +219,6 @@ func (l *Lab) Running() bool { return l.daemon != nil && !l.daemon.ended() }
 // Kill ends the daemon as a crash would.
 func (l *Lab) Kill() { l.daemon.stop(unix.SIGKILL) }
 
-// Wait returns when the daemon has ended by itself.
-func (l *Lab) Wait(ctx context.Context) error {
-	select {
-	case <-l.daemon.done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // Stop ends the daemon in order; containers live on.
 func (l *Lab) Stop() { l.daemon.stop(unix.SIGTERM) }
 

@@ -143,9 +143,6 @@ func (l *Lab) StartRegistryAt(ctx context.Context, port int) error {
 	return l.mirror()
 }
 
-// StopRegistry ends the registry.
-func (l *Lab) StopRegistry() { l.registry.stop(unix.SIGTERM) }
-
 func (l *Lab) mirror() error {
 	for _, host := range l.Mirrors {
 		dir := filepath.Join(l.Dir, "certs.d", host)

@@ -79,11 +79,7 @@ func (t *Table) create(ctx context.Context, c *container) {
 	defer c.op.Unlock()
 	undone, err := t.createPlan(c).Run(ctx)
 	if err != nil {
-		kind := errkind.Of(err)
 		err = forKubelet(fmt.Errorf("cannot create container %s in pod %s: %w", c.record().Config.Metadata.Name, c.pod.id, err))
-		if kind != errkind.Unknown {
-			err = errkind.New(kind, "%w", err)
-		}
 		c.err = err
 		if undone {
 			t.forgetContainer(c)

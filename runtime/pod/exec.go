@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -121,24 +120,14 @@ func (t *Table) killExec(c *container, leader pidfd.Process) {
 	_, path := t.cgroup(c.pod.config.CgroupParent, c.id)
 	pids, _ := cgroup.Procs(path) // no cgroup, no processes
 	for _, pid := range pids {
-		if p, err := pidfd.Find(pid); err == nil && session(pid) == leader.Pid {
+		p, err := pidfd.Find(pid)
+		if err != nil {
+			continue // it has ended
+		}
+		if sid, err := pidfd.Session(pid); err == nil && sid == leader.Pid {
 			_ = p.Signal(unix.SIGKILL)
 		}
 	}
-}
-
-// session reads the session id of a process; 0 if it has gone.
-func session(pid int) int {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0
-	}
-	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	if len(f) < 4 {
-		return 0
-	}
-	sid, _ := strconv.Atoi(f[3])
-	return sid
 }
 
 // capture reads one stream of a process into memory, up to MaxExecOutput; the

@@ -64,9 +64,6 @@ func (t *Table) run(ctx context.Context, p *Pod) {
 	undone, err := t.runPlan(p).Run(ctx)
 	if err != nil {
 		err = fmt.Errorf("cannot run pod %s/%s: %w", p.config.Metadata.Namespace, p.config.Metadata.Name, err)
-		if kind := errkind.Of(errors.Unwrap(err)); kind != errkind.Unknown {
-			err = errkind.New(kind, "%w", err)
-		}
 		if undone {
 			t.forgetPod(p)
 		} else {

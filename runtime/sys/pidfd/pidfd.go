@@ -27,8 +27,14 @@ type Process struct {
 
 // Find reads the identity of the process that has pid now.
 func Find(pid int) (Process, error) {
-	t, _, err := stat(pid)
-	return Process{Pid: pid, StartTime: t}, err
+	st, err := readStat(pid)
+	return Process{Pid: pid, StartTime: st.start}, err
+}
+
+// Session reads the id of the session that pid is in now: the pid of its leader.
+func Session(pid int) (int, error) {
+	st, err := readStat(pid)
+	return st.session, err
 }
 
 // Alive tells whether p still runs; a zombie does not.
@@ -36,8 +42,8 @@ func (p Process) Alive() bool {
 	if p.Pid <= 0 {
 		return false
 	}
-	t, state, err := stat(p.Pid)
-	return err == nil && t == p.StartTime && state != 'Z' && state != 'X'
+	st, err := readStat(p.Pid)
+	return err == nil && st.start == p.StartTime && st.state != 'Z' && st.state != 'X'
 }
 
 // Open returns a pidfd of p that the caller closes, or ESRCH if p has ended.
@@ -51,7 +57,7 @@ func (p Process) Open() (*os.File, error) {
 		return nil, err
 	}
 	// The check comes after the open: the descriptor pins the identity.
-	if t, _, err := stat(p.Pid); err != nil || t != p.StartTime {
+	if st, err := readStat(p.Pid); err != nil || st.start != p.StartTime {
 		_ = unix.Close(fd)
 		return nil, unix.ESRCH
 	}
@@ -140,17 +146,32 @@ func Code(ws unix.WaitStatus) int {
 	return ws.ExitStatus()
 }
 
-func stat(pid int) (start uint64, state byte, err error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+// procStat is what is needed of /proc/PID/stat.
+type procStat struct {
+	state   byte
+	session int
+	start   uint64 // clock ticks since boot
+}
+
+func readStat(pid int) (procStat, error) {
+	path := "/proc/" + strconv.Itoa(pid) + "/stat"
+	b, err := os.ReadFile(path)
 	if err != nil {
-		return 0, 0, err
+		return procStat{}, err
 	}
 	// The command, in parentheses, may hold spaces and parentheses itself.
 	i := bytes.LastIndexByte(b, ')')
 	f := bytes.Fields(b[i+1:])
 	if i < 0 || len(f) < 20 {
-		return 0, 0, fmt.Errorf("cannot parse /proc/%d/stat", pid)
+		return procStat{}, fmt.Errorf("cannot parse %s", path)
 	}
-	start, err = strconv.ParseUint(string(f[19]), 10, 64)
-	return start, f[0][0], err
+	session, err := strconv.Atoi(string(f[3]))
+	if err != nil {
+		return procStat{}, fmt.Errorf("cannot parse %s: %w", path, err)
+	}
+	start, err := strconv.ParseUint(string(f[19]), 10, 64)
+	if err != nil {
+		return procStat{}, fmt.Errorf("cannot parse %s: %w", path, err)
+	}
+	return procStat{state: f[0][0], session: session, start: start}, nil
 }
