@@ -9,6 +9,8 @@ package refs
 
 import (
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"net"
 	"strconv"
 	"strings"
@@ -43,21 +45,35 @@ func Parse(s, defaultHost string) (Ref, error) {
 	if isID(s) {
 		return Ref{}, invalid(s, "it is an image id")
 	}
+	if _, rest, found := strings.Cut(s, "://"); found {
+		return Ref{}, invalid(s, fmt.Sprintf("a reference has no scheme; write %q", rest))
+	}
 	host, rest := splitHost(s)
 	if host == "" {
 		host = defaultHost
 	}
 	host = canonicalHost(host)
+	if strings.Contains(host, "@") {
+		return Ref{}, errkind.New(errkind.InvalidArgument, "cannot parse reference: it carries credentials, which belong elsewhere")
+	}
 	if !isHost(host) {
 		// It would be read as part of the path when the full form is parsed.
-		return Ref{}, invalid(s, strconv.Quote(host)+" is not a host")
+		return Ref{}, invalid(s, strconv.Quote(host)+" is not a host"+lowerCase(s, defaultHost))
+	}
+	if !isPort(host) {
+		return Ref{}, invalid(s, strconv.Quote(host)+" has no port that can be")
 	}
 	if host == DockerHub && !strings.Contains(rest, "/") {
 		rest = hubNamespace + rest
 	}
 	parsed, err := reference.Parse(host + "/" + rest)
-	if err != nil {
-		return Ref{}, invalid(s, err.Error())
+	switch {
+	case errors.Is(err, reference.ErrNameContainsUppercase):
+		return Ref{}, invalid(s, "a name has no upper case"+lowerCase(s, defaultHost))
+	case errors.Is(err, reference.ErrNameTooLong):
+		return Ref{}, invalid(s, fmt.Sprintf("a name has at most %d characters", reference.RepositoryNameTotalLengthMax))
+	case err != nil:
+		return Ref{}, invalid(s, "it is not [HOST[:PORT]/]NAME[:TAG][@DIGEST]")
 	}
 	named, ok := parsed.(reference.Named)
 	if !ok || reference.Domain(named) != host {
@@ -132,6 +148,35 @@ func splitHost(s string) (host, rest string) {
 
 func isHost(s string) bool { return strings.ContainsAny(s, ".:") || s == "localhost" }
 
+// isPort reports whether the port of host, if it has one, can exist.
+func isPort(host string) bool {
+	i := strings.LastIndex(host, ":")
+	if i < 0 || strings.HasSuffix(host, "]") {
+		return true
+	}
+	port, err := strconv.ParseUint(host[i+1:], 10, 16)
+	return err == nil && port > 0
+}
+
+// lowerCase suggests s with its name in lower case, where that is a reference.
+func lowerCase(s, defaultHost string) string {
+	name, suffix := s, ""
+	if i := strings.IndexByte(s, '@'); i >= 0 {
+		name, suffix = s[:i], s[i:]
+	}
+	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
+		name, suffix = name[:i], name[i:]+suffix
+	}
+	lower := strings.ToLower(name) + suffix
+	if lower == s {
+		return ""
+	}
+	if _, err := Parse(lower, defaultHost); err != nil {
+		return ""
+	}
+	return fmt.Sprintf("; write %q", lower)
+}
+
 // canonicalHost gives the one name of a host that has several.
 func canonicalHost(host string) string {
 	switch host = strings.ToLower(host); host {
@@ -151,6 +196,12 @@ func isID(s string) bool {
 	return len(s) == 64 && err == nil
 }
 
+// maxQuoted is how much of what is no reference an error repeats.
+const maxQuoted = 300
+
 func invalid(s, why string) error {
+	if len(s) > maxQuoted {
+		s = s[:maxQuoted] + "..."
+	}
 	return errkind.New(errkind.InvalidArgument, "cannot parse reference %q: %s", s, why)
 }

@@ -29,6 +29,19 @@ func TestParse(t *testing.T) {
 		{"localhost/web", "", "localhost/web:latest", "localhost/web:latest"},
 		{"localhost:5000/a/b:v1", "", "localhost:5000/a/b:v1", "localhost:5000/a/b:v1"},
 		{"[::1]:5000/web", "", "[::1]:5000/web:latest", "[::1]:5000/web:latest"},
+		{"[::1]/web", "", "[::1]/web:latest", "[::1]/web:latest"},
+		{"[2001:DB8::1]:5000/a/b:v1", "", "[2001:db8::1]:5000/a/b:v1", "[2001:db8::1]:5000/a/b:v1"},
+		{"[2001:db8::1]:5000/a@" + dgst.String(), "", "[2001:db8::1]:5000/a@" + dgst.String(), "[2001:db8::1]:5000/a@" + dgst.String()},
+		{"10.0.0.1:5000/a", "", "10.0.0.1:5000/a:latest", "10.0.0.1:5000/a:latest"},
+		{"host:65535/a", "", "host:65535/a:latest", "host:65535/a:latest"},
+		{"registry.hub.docker.com/nginx", "quay.io", "docker.io/library/nginx:latest", "nginx:latest"},
+		{"index.docker.io/nginx:1@" + dgst.String(), "", "docker.io/library/nginx@" + dgst.String(), "nginx@" + dgst.String()},
+		{"localhost", "", "docker.io/library/localhost:latest", "localhost:latest"},
+		{"localhost:5000", "", "docker.io/library/localhost:5000", "localhost:5000"},
+		{"team/app:V1.0_a-b", "", "docker.io/team/app:V1.0_a-b", "team/app:V1.0_a-b"},
+		{"a/b/c/d/e", "", "docker.io/a/b/c/d/e:latest", "a/b/c/d/e:latest"},
+		{"q.io/" + strings.Repeat("x", 255), "", "q.io/" + strings.Repeat("x", 255) + ":latest", "q.io/" + strings.Repeat("x", 255) + ":latest"},
+		{"x:" + strings.Repeat("t", 128), "", "docker.io/library/x:" + strings.Repeat("t", 128), "x:" + strings.Repeat("t", 128)},
 		{"GHCR.io/app/web", "", "ghcr.io/app/web:latest", "ghcr.io/app/web:latest"},
 		{"busybox@" + dgst.String(), "", "docker.io/library/busybox@" + dgst.String(), "busybox@" + dgst.String()},
 		{"quay.io/a/b:v1@" + dgst.String(), "", "quay.io/a/b@" + dgst.String(), "quay.io/a/b@" + dgst.String()},
@@ -63,10 +76,34 @@ func TestParseRefuses(t *testing.T) {
 	for _, in := range []string{
 		"", "/", "busybox:", "Busybox", "Host/web", "busy box", "docker.io/", "../etc:5/passwd", "https://quay.io/web",
 		hex64, dgst.String(), "sha256:abcdef", "busybox@sha256:abc", "a//b", "a/../b", "web@sha512:" + hex64 + hex64,
-		"quay.io/" + strings.Repeat("x", 300), "user@quay.io/web",
+		"quay.io/" + strings.Repeat("x", 256), "x:" + strings.Repeat("t", 129), "user@quay.io/web", "::1/web", "[::1]:5000",
+		"host:0/web", "host:65536/web", "[::1]:65536/web", "host.:5000/web", "bücher.example/web", " web", "web ", "web\n",
+		"web@" + dgst.String() + ":1", "web@" + strings.ToUpper(dgst.String()),
 	} {
 		if r, err := refs.Parse(in, ""); !errkind.Is(err, errkind.InvalidArgument) {
 			t.Errorf("Parse(%q) = %+v, %v, want InvalidArgument", in, r, err)
+		}
+	}
+}
+
+// What is refused says what would not be, and repeats neither secrets nor
+// megabytes.
+func TestRefusalsHelp(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ in, has, hasNot string }{
+		{"Nginx:V1", `write "nginx:V1"`, ""},
+		{"quay.io/Team/App@" + dgst.String(), `write "quay.io/team/app@sha256:`, ""},
+		{"MyTeam/app", `write "myteam/app"`, ""},
+		{"My Team/app", "not a host", "write"},
+		{"https://quay.io/web:1", `write "quay.io/web:1"`, ""},
+		{"me:secret@quay.io/web", "credentials", "secret"},
+		{"quay.io/" + strings.Repeat("x", 256), "at most 255 characters", ""},
+		{"a b", "[HOST[:PORT]/]NAME[:TAG][@DIGEST]", ""},
+		{strings.Repeat("x/", 1<<20), "...", strings.Repeat("x/", 200)},
+	} {
+		_, err := refs.Parse(tt.in, "")
+		if err == nil || !strings.Contains(err.Error(), tt.has) || tt.hasNot != "" && strings.Contains(err.Error(), tt.hasNot) {
+			t.Errorf("Parse(%.40q) says %.400v", tt.in, err)
 		}
 	}
 }
