@@ -21,7 +21,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/idmap"
 	"github.com/berth-runtime/berth/runtime/sys/mount"
+	"github.com/berth-runtime/berth/runtime/sys/thread"
 )
 
 // loopbackIndex is the index of lo in every network namespace; the kernel
@@ -33,6 +35,9 @@ type Spec struct {
 	Net, IPC, UTS string            // where to pin each; empty: do not make this one
 	Hostname      string            // set in the new UTS namespace; empty: leave the host's
 	Sysctls       map[string]string // by dotted name; only of namespaces that are made
+	// User is a user namespace to make and pin too, which then owns the
+	// others; nil: the host's owns them.
+	User *idmap.Pinned
 }
 
 // namespace is one kind of namespace: its flag for unshare, its name in
@@ -45,6 +50,9 @@ type namespace struct {
 
 func (s Spec) namespaces() []namespace {
 	var out []namespace
+	if s.User != nil {
+		out = append(out, namespace{unix.CLONE_NEWUSER, "user", s.User.Path})
+	}
 	for _, n := range []namespace{
 		{unix.CLONE_NEWNET, "net", s.Net},
 		{unix.CLONE_NEWIPC, "ipc", s.IPC},
@@ -85,18 +93,53 @@ func Create(s Spec) (err error) {
 		}
 		pinned = append(pinned, n.target)
 	}
-	return onThrowawayThread(func() error { return s.make(wanted, sysctls) })
+	return s.make(wanted, sysctls)
 }
 
-// make does the work of Create on the calling thread, which is spoilt by it.
+// make does the work of Create on a thread that is spoilt by it.
 func (s Spec) make(wanted []namespace, sysctls []sysctl) error {
 	flags := 0
 	for _, n := range wanted {
 		flags |= n.flag
 	}
-	if err := unix.Unshare(flags); err != nil {
-		return fmt.Errorf("cannot make namespaces (flags %#x): %w", flags, err)
+	if s.User == nil {
+		return thread.Throwaway(func() error {
+			if err := unix.Unshare(flags); err != nil {
+				return fmt.Errorf("cannot make namespaces (flags %#x): %w", flags, err)
+			}
+			return s.setUp(wanted, sysctls, func(name string) string { return "/proc/thread-self/ns/" + name })
+		})
 	}
+	return idmap.With(s.User.Map, uintptr(flags), func(path func(string) string) error {
+		for _, n := range wanted {
+			if err := enter(path(n.name), n.flag); err != nil {
+				return err
+			}
+		}
+		return s.setUp(wanted, sysctls, path)
+	})
+}
+
+// enter moves the calling thread into a new namespace of a pod, but for the
+// user namespace: no thread of a Go program can enter one, and root need not.
+func enter(path string, flag int) error {
+	if flag == unix.CLONE_NEWUSER {
+		return nil
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot open namespace %s: %w", path, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.Setns(fd, flag); err != nil {
+		return fmt.Errorf("cannot enter namespace %s: %w", path, err)
+	}
+	return nil
+}
+
+// setUp makes the new namespaces that the calling thread is in ready for use
+// and pins them, by the paths that path gives for their names.
+func (s Spec) setUp(wanted []namespace, sysctls []sysctl, path func(name string) string) error {
 	if s.Hostname != "" {
 		if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
 			return fmt.Errorf("cannot set hostname %s: %w", s.Hostname, err)
@@ -108,13 +151,17 @@ func (s Spec) make(wanted []namespace, sysctls []sysctl) error {
 		}
 	}
 	for _, c := range sysctls {
-		if err := c.write(); err != nil {
+		write := c.write
+		if s.User != nil && c.kind == "IPC" {
+			write = func() error { return asRootOf(s.User.Map, c.write) }
+		}
+		if err := write(); err != nil {
 			return err
 		}
 	}
 	// Pinned last: a path that is mounted names a namespace that is ready.
 	for _, n := range wanted {
-		if err := mount.Bind("/proc/thread-self/ns/"+n.name, n.target, 0); err != nil {
+		if err := mount.Bind(path(n.name), n.target, 0); err != nil {
 			return err
 		}
 	}
@@ -174,7 +221,7 @@ func Do(path string, fn func() error) error {
 		return fmt.Errorf("cannot enter network namespace %s: %w", path, err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	return onThrowawayThread(func() error {
+	return thread.Throwaway(func() error {
 		err := unix.Setns(fd, unix.CLONE_NEWNET)
 		if errors.Is(err, unix.EINVAL) {
 			return errkind.New(errkind.NotFound, "cannot enter network namespace %s: no namespace is pinned there", path)

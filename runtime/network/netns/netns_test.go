@@ -12,7 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/idmap"
 	"github.com/berth-runtime/berth/runtime/sys/mount"
+	"github.com/berth-runtime/berth/runtime/sys/thread"
 )
 
 func needsRoot(t *testing.T) {
@@ -49,14 +51,56 @@ func read(t *testing.T, path string) string {
 	return strings.TrimSpace(string(b))
 }
 
+// owned is full in a user namespace.
+func owned(t *testing.T) Spec {
+	t.Helper()
+	s := full(t)
+	s.User = &idmap.Pinned{Path: filepath.Join(filepath.Dir(s.IPC), "user"), Map: idmap.Map{
+		UID: idmap.Range{Host: 300000, Length: 65536}, GID: idmap.Range{Host: 400000, Length: 65536}}}
+	t.Cleanup(func() { _ = Remove(s.User.Path) })
+	return s
+}
+
 func TestCreateMakesReadyNamespaces(t *testing.T) {
 	needsRoot(t)
+	t.Run("of the host's user namespace", func(t *testing.T) { createMakesReadyNamespaces(t, full(t)) })
+	t.Run("of their own user namespace", func(t *testing.T) {
+		s := owned(t)
+		createMakesReadyNamespaces(t, s)
+		for _, path := range []string{s.Net, s.IPC, s.UTS} {
+			if !ownedBy(t, path, s.User.Path) {
+				t.Errorf("%s is not owned by the pod's user namespace", path)
+			}
+		}
+	})
+}
+
+// ownedBy tells whether the user namespace pinned at user owns that at path.
+func ownedBy(t *testing.T, path, user string) bool {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	owner, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_USERNS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(owner) }()
+	var got, want unix.Stat_t
+	if err := errors.Join(unix.Fstat(owner, &got), unix.Stat(user, &want)); err != nil {
+		t.Fatal(err)
+	}
+	return got.Ino == want.Ino
+}
+
+func createMakesReadyNamespaces(t *testing.T, s Spec) {
 	host, shmmni := read(t, "/proc/sys/kernel/hostname"), read(t, "/proc/sys/kernel/shmmni")
-	s := full(t)
 	if err := Create(s); err != nil {
 		t.Fatal(err)
 	}
-	err := onThrowawayThread(func() error {
+	err := thread.Throwaway(func() error {
 		for path, flag := range map[string]int{s.Net: unix.CLONE_NEWNET, s.IPC: unix.CLONE_NEWIPC, s.UTS: unix.CLONE_NEWUTS} {
 			fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 			if err != nil {
@@ -114,15 +158,20 @@ func TestCreateOnAUsedPathChangesNothing(t *testing.T) {
 
 func TestCreateUndoesAFailureInside(t *testing.T) {
 	needsRoot(t)
-	for name, value := range map[string]string{"net.ipv4.no_such_thing": "1", "net.ipv4.ip_forward": "many"} {
-		s := full(t)
-		s.Sysctls[name] = value
-		if err := Create(s); !errkind.Is(err, errkind.InvalidArgument) || !strings.Contains(err.Error(), name) {
-			t.Errorf("got %v, want InvalidArgument that names %s", err, name)
-		}
-		for _, p := range []string{s.Net, s.IPC, s.UTS} {
-			if _, err := os.Lstat(p); !os.IsNotExist(err) {
-				t.Errorf("%s was left behind", p)
+	for name, value := range map[string]string{"net.ipv4.no_such_thing": "1", "net.ipv4.ip_forward": "many", "kernel.sem": "few"} {
+		for _, s := range []Spec{full(t), owned(t)} {
+			s.Sysctls[name] = value
+			if err := Create(s); !errkind.Is(err, errkind.InvalidArgument) || !strings.Contains(err.Error(), name) {
+				t.Errorf("got %v, want InvalidArgument that names %s", err, name)
+			}
+			paths := []string{s.Net, s.IPC, s.UTS}
+			if s.User != nil {
+				paths = append(paths, s.User.Path)
+			}
+			for _, p := range paths {
+				if _, err := os.Lstat(p); !os.IsNotExist(err) {
+					t.Errorf("%s was left behind", p)
+				}
 			}
 		}
 	}

@@ -12,11 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/idmap"
 )
 
 // sysctl is a checked setting: path lies below /proc/sys and belongs to a
-// namespace of the pod.
-type sysctl struct{ name, path, value string }
+// namespace of the pod, of the given kind.
+type sysctl struct{ name, path, kind, value string }
 
 // namespaced lists the sysctls that the kernel keeps per namespace. A trailing
 // star makes an entry a prefix.
@@ -47,7 +48,7 @@ func (s Spec) sysctlPaths() ([]sysctl, error) {
 		if !made[kind] {
 			return nil, errkind.New(errkind.InvalidArgument, "cannot set sysctl %s: the pod has no %s namespace of its own", name, kind)
 		}
-		out = append(out, sysctl{name: name, path: path, value: s.Sysctls[name]})
+		out = append(out, sysctl{name: name, path: path, kind: kind, value: s.Sysctls[name]})
 	}
 	return out, nil
 }
@@ -81,6 +82,25 @@ func namespaceOf(path string) string {
 		}
 	}
 	return ""
+}
+
+// asRootOf runs fn with the effective ids, of the calling thread alone, that
+// root of a user namespace has on the host. The kernel asks for those of whoever
+// opens a sysctl of an IPC namespace, whatever its capabilities (ipc/ipc_sysctl.c,
+// ipc_permissions), and for a capability with those of a network namespace.
+func asRootOf(m idmap.Map, fn func() error) (err error) {
+	uid, gid := m.Owner(0, 0)
+	// By raw calls: the wrappers change all threads.
+	set := func(nr uintptr, id int) error {
+		if _, _, errno := unix.RawSyscall(nr, ^uintptr(0), uintptr(id), ^uintptr(0)); errno != 0 {
+			return fmt.Errorf("cannot take the identity of the pod's root: %w", errno)
+		}
+		return nil
+	}
+	if err := errors.Join(set(unix.SYS_SETRESGID, gid), set(unix.SYS_SETRESUID, uid)); err != nil {
+		return err
+	}
+	return errors.Join(fn(), set(unix.SYS_SETRESUID, 0), set(unix.SYS_SETRESGID, 0))
 }
 
 // write sets the sysctl in the namespaces of the calling thread: /proc/sys

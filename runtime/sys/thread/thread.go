@@ -1,4 +1,5 @@
-package netns
+// Package thread runs code on OS threads that nothing else will ever run on.
+package thread
 
 import (
 	"runtime"
@@ -6,9 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// onThrowawayThread runs fn on an OS thread that ends with it. The goroutine
-// never unlocks the thread, so the Go runtime ends it instead of reusing it.
-func onThrowawayThread(fn func() error) error {
+// Throwaway runs fn on an OS thread that ends with it, so that fn may change
+// what belongs to a thread: its namespaces, its identity, its directory. The
+// goroutine never unlocks the thread, so the Go runtime ends it instead of
+// reusing it.
+func Throwaway(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
@@ -17,7 +20,7 @@ func onThrowawayThread(fn func() error) error {
 		// if the scheduler gave us the main thread, sit on it and let
 		// somebody else, who cannot get it, do the work.
 		if unix.Gettid() == unix.Getpid() {
-			done <- onThrowawayThread(fn)
+			done <- Throwaway(fn)
 			runtime.UnlockOSThread()
 			return
 		}
