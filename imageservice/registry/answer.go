@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,9 +19,6 @@ import (
 
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
-
-// maxSaid bounds what a host's own words take in an error.
-const maxSaid = 300
 
 // answer is why an endpoint did not give what was asked for.
 type answer struct {
@@ -71,16 +69,26 @@ func statusFailure(prefix string, resp *http.Response) *answer {
 	case code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code >= 500:
 		a.kind = errkind.Unavailable
 		a.transient = code != http.StatusNotImplemented
-		if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
-			a.after = min(time.Duration(s)*time.Second, maxBackoff)
-		}
+		a.after = retryAfter(resp.Header.Get("Retry-After"), time.Now())
 	}
 	return a
 }
 
+// retryAfter reads the header of that name, which holds seconds or a date. It
+// is bounded, as a pull should end in its caller's time.
+func retryAfter(value string, now time.Time) time.Duration {
+	if s, err := strconv.ParseUint(value, 10, 32); err == nil {
+		return min(time.Duration(s)*time.Second, maxBackoff)
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return max(0, min(at.Sub(now), maxBackoff))
+	}
+	return 0
+}
+
 // saidIn reads the errors that the distribution protocol puts in a body.
 func saidIn(resp *http.Response) string {
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 16<<10))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	if err != nil {
 		return ""
 	}
@@ -109,8 +117,11 @@ var (
 // short, without secrets.
 func (e *endpoint) harmless(text string) string {
 	for _, s := range append([]string{strings.TrimPrefix(e.auth.authorization(), "Bearer ")}, e.secrets...) {
-		if s != "" {
-			text = strings.ReplaceAll(text, s, "[redacted]")
+		if s == "" {
+			continue
+		}
+		for _, form := range []string{s, url.QueryEscape(s), url.PathEscape(s)} {
+			text = strings.ReplaceAll(text, form, "[redacted]")
 		}
 	}
 	text = userInURL.ReplaceAllString(text, "//")
@@ -159,7 +170,9 @@ const (
 func (r *Repository) try(ctx context.Context, verb verb, what string, want capability, do func(*endpoint) error) error {
 	var able []*endpoint
 	for _, e := range r.endpoints {
-		if e.can&want != 0 {
+		// One that is listed twice would give its answer twice.
+		listed := slices.ContainsFunc(able, func(o *endpoint) bool { return o.sameAs(e.host) })
+		if e.can&want != 0 && !listed {
 			able = append(able, e)
 		}
 	}
@@ -197,7 +210,10 @@ func (r *Repository) try(ctx context.Context, verb verb, what string, want capab
 func failure(verb verb, what string, able []*endpoint, answers []*answer) error {
 	var told []string
 	for i, e := range able {
-		told = append(told, e.base.String()+": "+e.harmless(answers[i].text))
+		answer := e.base.String() + ": " + e.harmless(answers[i].text)
+		if !slices.Contains(told, answer) {
+			told = append(told, answer)
+		}
 	}
 	return errkind.New(answers[len(answers)-1].kind, "cannot %s %s: %s", verb, what, strings.Join(told, "; "))
 }

@@ -15,9 +15,6 @@ import (
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
-// maxToken bounds the answer of a token server.
-const maxToken = 1 << 20
-
 // credentials is an Auth made ready for use. A nil one is anonymous.
 type credentials struct {
 	username, password string

@@ -2,29 +2,20 @@ package registry
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/berth-runtime/berth/imageservice/refs"
-	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
-
-// maxRedirects is what net/http follows by default.
-const maxRedirects = 10
 
 // endpoint is one host through which a repository is reached.
 type endpoint struct {
-	base       *url.URL
-	can        capability
-	header     http.Header // of hosts.toml
-	namespace  string      // what a mirror is asked to mirror; empty for the server
+	host
+	namespace  string // what a mirror is asked to mirror; empty for the server
 	userAgent  string
 	noProgress time.Duration
 	client     *http.Client
@@ -38,9 +29,7 @@ func (c *Client) newEndpoint(h host, ref refs.Ref, creds *credentials) (*endpoin
 		return nil, err
 	}
 	e := &endpoint{
-		base:       h.base,
-		can:        h.can,
-		header:     h.header,
+		host:       h,
 		userAgent:  c.cfg.UserAgent,
 		noProgress: c.cfg.NoProgress,
 		client:     &http.Client{Transport: rt, CheckRedirect: checkRedirect},
@@ -55,7 +44,8 @@ func (c *Client) newEndpoint(h host, ref refs.Ref, creds *credentials) (*endpoin
 		req.Header.Set("User-Agent", e.userAgent)
 		return e.send(&http.Client{Transport: rt, CheckRedirect: stayAtOrigin}, req)
 	})
-	e.secrets = creds.secrets()
+	proxy, _ := c.proxyFor(h.base)
+	e.secrets = append(creds.secrets(), proxySecrets(proxy, h.base)...)
 	for _, values := range h.header {
 		e.secrets = append(e.secrets, values...)
 	}
@@ -66,59 +56,6 @@ func (c *Client) newEndpoint(h host, ref refs.Ref, creds *credentials) (*endpoin
 // reference's host, not a mirror.
 func samePlace(host, refHost string) bool {
 	return strings.EqualFold(host, refHost) || refHost == refs.DockerHub && host == hubServer
-}
-
-// transportFor gives the way to h. Two of its settings are for h alone and do
-// not go along a redirect or to a token server elsewhere: the client's
-// certificate, and the leave to skip verification.
-func (c *Client) transportFor(h host) (http.RoundTripper, error) {
-	if len(h.ca)+len(h.client) == 0 && !h.skipVerify && h.dialTimeout == 0 {
-		return c.plain, nil
-	}
-	elsewhere := &tls.Config{MinVersion: tls.VersionTLS12}
-	if len(h.ca) > 0 {
-		pool, err := x509.SystemCertPool()
-		if err != nil {
-			pool = x509.NewCertPool()
-		}
-		for _, file := range h.ca {
-			pem, err := os.ReadFile(file)
-			if err != nil {
-				return nil, errkind.New(errkind.FailedPrecondition, "cannot read ca of registry %s: %w", h.base.Host, err)
-			}
-			if !pool.AppendCertsFromPEM(pem) {
-				return nil, errkind.New(errkind.FailedPrecondition, "cannot read ca of registry %s: %s has no certificate", h.base.Host, file)
-			}
-		}
-		elsewhere.RootCAs = pool
-	}
-	home := elsewhere.Clone()
-	home.InsecureSkipVerify = h.skipVerify
-	for _, pair := range h.client {
-		cert, err := tls.LoadX509KeyPair(pair[0], pair[1])
-		if err != nil {
-			return nil, errkind.New(errkind.FailedPrecondition, "cannot read client certificate of registry %s: %s: %w", h.base.Host, pair[0], err)
-		}
-		home.Certificates = append(home.Certificates, cert)
-	}
-	return &splitTransport{
-		origin:    origin(h.base),
-		home:      newTransport(home, h.dialTimeout),
-		elsewhere: newTransport(elsewhere, h.dialTimeout),
-	}, nil
-}
-
-// splitTransport keeps the TLS settings of one origin from all others.
-type splitTransport struct {
-	origin          string
-	home, elsewhere http.RoundTripper
-}
-
-func (t *splitTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if origin(req.URL) == t.origin {
-		return t.home.RoundTrip(req)
-	}
-	return t.elsewhere.RoundTrip(req)
 }
 
 // origin is what a secret is bound to: scheme, host and port.

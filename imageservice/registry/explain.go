@@ -3,8 +3,6 @@ package registry
 import (
 	"context"
 	"maps"
-	"net/http"
-	"net/url"
 	"slices"
 
 	"github.com/berth-runtime/berth/imageservice/refs"
@@ -39,6 +37,7 @@ func (c *Client) Explain(_ context.Context, ref refs.Ref, auth *Auth) ([]Endpoin
 	}
 	var all []Endpoint
 	for i, h := range hosts {
+		proxy, _ := c.proxyFor(h.base)
 		all = append(all, Endpoint{
 			URL:          h.base.String() + "/" + ref.Path,
 			Server:       i == len(hosts)-1,
@@ -49,7 +48,7 @@ func (c *Client) Explain(_ context.Context, ref refs.Ref, auth *Auth) ([]Endpoin
 			Client:       h.client,
 			SkipVerify:   h.skipVerify,
 			Headers:      slices.Sorted(maps.Keys(h.header)),
-			Proxy:        proxyOf(h.base),
+			Proxy:        visibleProxy(proxy, h.base),
 		})
 	}
 	return all, nil
@@ -81,14 +80,4 @@ func explainAuth(h host, creds *credentials, refHost string) string {
 		return "none: the request's credentials are for " + creds.server
 	}
 	return "none: credentials do not go to a mirror over http"
-}
-
-// proxyOf is the proxy that the environment names for base, without the
-// credentials that its URL may have.
-func proxyOf(base *url.URL) string {
-	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: base})
-	if err != nil || proxy == nil {
-		return ""
-	}
-	return proxy.Scheme + "://" + proxy.Host
 }

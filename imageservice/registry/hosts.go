@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -49,6 +51,13 @@ type host struct {
 	dialTimeout time.Duration
 }
 
+// sameAs reports whether o is reached in the same way as h. Files often name
+// the server among the hosts too.
+func (h host) sameAs(o host) bool {
+	return *h.base == *o.base && h.skipVerify == o.skipVerify && h.dialTimeout == o.dialTimeout &&
+		slices.Equal(h.ca, o.ca) && slices.Equal(h.client, o.client) && maps.EqualFunc(h.header, o.header, slices.Equal)
+}
+
 // hostsFile is hosts.toml, in containerd's layout.
 type hostsFile struct {
 	Server string `toml:"server"`
@@ -69,31 +78,86 @@ type hostSettings struct {
 }
 
 // loadHosts gives the endpoints for a reference's host in the order to try
-// them. The last one is the server.
+// them. The last one is the server. The first directory that is there decides,
+// as in containerd.
 func loadHosts(certsDirs []string, name string) ([]host, error) {
 	for _, dir := range hostDirs(certsDirs, name) {
-		file := filepath.Join(dir, "hosts.toml")
-		text, err := os.ReadFile(file)
+		entries, err := os.ReadDir(dir)
 		switch {
-		case err == nil:
-			return fromFile(file, text, name)
-		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid):
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrInvalid):
+			continue
+		case err != nil:
 			return nil, errkind.New(errkind.FailedPrecondition, "cannot read registry hosts: %w", err)
 		}
-		if h, ok := dockerCerts(dir, name); ok {
-			h.source = dir
-			return []host{h}, nil
-		}
+		return loadHostDir(dir, entries, name)
 	}
 	return []host{{base: defaultServer(name, false), can: canAll}}, nil
 }
 
-func fromFile(file string, text []byte, name string) ([]host, error) {
-	hosts, err := parseHosts(file, text, name)
+// loadHostDir reads hosts.toml and what docker's older layout has beside it,
+// which is for the host itself: *.crt for the authorities, pairs of *.cert and
+// *.key for the client.
+func loadHostDir(dir string, entries []fs.DirEntry, name string) ([]host, error) {
+	var docker host
+	file, misnamed := "", ""
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		switch ext := filepath.Ext(path); {
+		case e.Name() == "hosts.toml":
+			file = path
+		case ext == ".toml":
+			misnamed = path
+		case ext == ".crt":
+			docker.ca = append(docker.ca, path)
+		case ext == ".cert":
+			docker.client = append(docker.client, [2]string{path, path})
+		}
+	}
+	for i, pair := range docker.client {
+		// Without a key of its own the file has both.
+		if key := strings.TrimSuffix(pair[0], ".cert") + ".key"; slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == filepath.Base(key) }) {
+			docker.client[i][1] = key
+		}
+	}
+	if file == "" && misnamed != "" {
+		return nil, errkind.New(errkind.FailedPrecondition, "cannot read registry hosts: %s would not be read: its name must be hosts.toml", misnamed)
+	}
+	hosts := []host{{base: defaultServer(name, docker.hasTLS()), can: canAll}}
+	switch {
+	case file != "":
+		text, err := readHostsFile(file)
+		if err != nil {
+			return nil, err
+		}
+		if hosts, err = parseHosts(file, text, name, docker.hasTLS()); err != nil {
+			return nil, err
+		}
+	case docker.hasTLS():
+		file = dir
+	}
 	for i := range hosts {
 		hosts[i].source = file
+		if len(hosts[i].ca)+len(hosts[i].client) == 0 && samePlace(hosts[i].base.Host, name) {
+			hosts[i].ca, hosts[i].client = docker.ca, docker.client
+		}
 	}
-	return hosts, err
+	return hosts, nil
+}
+
+func readHostsFile(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, errkind.New(errkind.FailedPrecondition, "cannot read registry hosts: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	text, err := io.ReadAll(io.LimitReader(f, maxHostsFile+1))
+	if err == nil && len(text) > maxHostsFile {
+		err = fmt.Errorf("%s has more than %d bytes", file, maxHostsFile)
+	}
+	if err != nil {
+		return nil, errkind.New(errkind.FailedPrecondition, "cannot read registry hosts: %w", err)
+	}
+	return text, nil
 }
 
 // hostDirs lists where the settings of a host may be. A colon is allowed in a
@@ -112,22 +176,6 @@ func hostDirs(certsDirs []string, name string) []string {
 	return dirs
 }
 
-// dockerCerts reads docker's older layout, a directory of *.crt for the
-// authorities and of pairs *.cert and *.key for the client.
-func dockerCerts(dir, name string) (host, bool) {
-	// Glob fails on a bad pattern only, and then finds nothing.
-	ca, _ := filepath.Glob(filepath.Join(dir, "*.crt"))
-	certs, _ := filepath.Glob(filepath.Join(dir, "*.cert"))
-	if len(ca)+len(certs) == 0 {
-		return host{}, false
-	}
-	h := host{base: defaultServer(name, true), can: canAll, ca: ca}
-	for _, cert := range certs {
-		h.client = append(h.client, [2]string{cert, strings.TrimSuffix(cert, ".cert") + ".key"})
-	}
-	return h, true
-}
-
 // defaultServer is the URL of a host of which no file says where it is.
 func defaultServer(name string, wantsTLS bool) *url.URL {
 	u := &url.URL{Scheme: "https", Host: name, Path: "/v2"}
@@ -140,7 +188,9 @@ func defaultServer(name string, wantsTLS bool) *url.URL {
 	return u
 }
 
-func parseHosts(file string, text []byte, name string) ([]host, error) {
+// parseHosts reads a hosts.toml. wantsTLS says that the server has certificates
+// that the file does not know of.
+func parseHosts(file string, text []byte, name string, wantsTLS bool) ([]host, error) {
 	var f hostsFile
 	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(&f); err != nil {
 		return nil, errkind.New(errkind.FailedPrecondition, "cannot read registry hosts: %s", place(file, err))
@@ -161,7 +211,7 @@ func parseHosts(file string, text []byte, name string) ([]host, error) {
 		}
 		hosts = append(hosts, h)
 	}
-	base := defaultServer(name, f.CA != nil || f.Client != nil || f.SkipVerify)
+	base := defaultServer(name, wantsTLS || f.CA != nil || f.Client != nil || f.SkipVerify)
 	if f.Server != "" {
 		var err error
 		if base, err = parseBase(f.Server, f.OverridePath); err != nil {
@@ -255,11 +305,11 @@ func parseBase(s string, overridePath bool) (*url.URL, error) {
 // resolve turns settings into an endpoint; relative files are under dir.
 func (s hostSettings) resolve(base *url.URL, dir string) (host, error) {
 	h := host{base: base, skipVerify: s.SkipVerify, header: http.Header{}}
-	if s.Capabilities == nil {
-		h.can = canAll
+	if len(s.Capabilities) == 0 {
+		h.can = canAll // so in containerd
 	}
 	for _, c := range s.Capabilities {
-		switch c {
+		switch strings.ToLower(c) {
 		case "pull":
 			h.can |= canPull
 		case "resolve":
@@ -288,8 +338,8 @@ func (s hostSettings) resolve(base *url.URL, dir string) (host, error) {
 		return host{}, fmt.Errorf("client %w", err)
 	}
 	if s.DialTimeout != "" {
-		if h.dialTimeout, err = time.ParseDuration(s.DialTimeout); err != nil {
-			return host{}, fmt.Errorf("dial_timeout %q is not a duration", s.DialTimeout)
+		if h.dialTimeout, err = time.ParseDuration(s.DialTimeout); err != nil || h.dialTimeout <= 0 {
+			return host{}, fmt.Errorf("dial_timeout %q is not a duration above zero", s.DialTimeout)
 		}
 	}
 	h.anchor(dir)

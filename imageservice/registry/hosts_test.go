@@ -34,9 +34,10 @@ func TestParseHosts(t *testing.T) {
 			[]string{"https://z.example/v2", "https://a.example/v2", "https://m/v2", "https://quay.io/v2"}},
 		{"quay.io", "[host.\"https://h.example/v2/hub\"]\noverride_path = true\n[host.\"https://h.example/hub\"]\n",
 			[]string{"https://h.example/v2/hub", "https://h.example/hub/v2", "https://quay.io/v2"}},
+		{"quay.io", "capabilities = []\n[host.a]\ncapabilities = ['PULL']\n", []string{"https://a/v2", "https://quay.io/v2"}},
 		{"quay.io", "host = {\"http://b\" = {}, \"http://a\" = {}}\n", []string{"http://a/v2", "http://b/v2", "https://quay.io/v2"}},
 	} {
-		hosts, err := parseHosts("hosts.toml", []byte(tt.text), tt.name)
+		hosts, err := parseHosts("hosts.toml", []byte(tt.text), tt.name, false)
 		if err != nil || !slices.Equal(bases(hosts), tt.want) {
 			t.Errorf("%s: %s: got %v, %v, want %v", tt.name, tt.text, bases(hosts), err, tt.want)
 		}
@@ -57,7 +58,7 @@ func TestParseHostsSettings(t *testing.T) {
 [host."https://b"]
   ca = ["/abs.pem", "rel.pem"]
   client = "one.pem"
-`), "quay.io")
+`), "quay.io", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,8 +94,10 @@ func TestParseHostsRefuses(t *testing.T) {
 		"ca = [3]":                                  "ca must hold strings",
 		"client = [[\"a\", \"b\", \"c\"]]":          "client must be a file or pairs",
 		"dial_timeout = \"soon\"":                   "not a duration",
+		"dial_timeout = \"-1s\"":                    "not a duration above zero",
+		"[host.\"https://a\"]\n[host.\"https://a\".host.\"https://b\"]\n": "hosts.toml:2: unknown key",
 	} {
-		_, err := parseHosts("hosts.toml", []byte(text), "quay.io")
+		_, err := parseHosts("hosts.toml", []byte(text), "quay.io", false)
 		if !errkind.Is(err, errkind.FailedPrecondition) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", text, err, want)
 		}
@@ -143,6 +146,34 @@ func TestHostDirectories(t *testing.T) {
 	}
 	if got := find("ghcr.io"); got != "default" {
 		t.Errorf("another host: %s, want the default", got)
+	}
+}
+
+// A directory that is there decides, also when nothing in it is of use; and a
+// file under nearly the right name is not passed over in silence.
+func TestHostDirectoryThatIsThereDecides(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	for dir, server := range map[string]string{"_default": "http://default.invalid", "quay.io": ""} {
+		if err := os.Mkdir(filepath.Join(root, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if server == "" {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(root, dir, "hosts.toml"), []byte("server = \""+server+"\""), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hosts, err := loadHosts([]string{root}, "quay.io")
+	if err != nil || !slices.Equal(bases(hosts), []string{"https://quay.io/v2"}) || hosts[0].source != "" {
+		t.Errorf("got %v of %q, %v", bases(hosts), hosts[0].source, err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "quay.io", "host.toml"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := loadHosts([]string{root}, "quay.io"); !errkind.Is(err, errkind.FailedPrecondition) || !strings.Contains(err.Error(), "host.toml would not be read") {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -209,7 +240,7 @@ func TestCredentialsStayOutOfTheClear(t *testing.T) {
 func FuzzParseHosts(f *testing.F) {
 	f.Add("server = 'a'\n[host.b]\nclient = [['x','y']]\nheader = {a = ['b']}\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		hosts, err := parseHosts("hosts.toml", []byte(text), "quay.io")
+		hosts, err := parseHosts("hosts.toml", []byte(text), "quay.io", false)
 		if err == nil && len(hosts) == 0 {
 			t.Error("neither hosts nor an error")
 		}

@@ -15,9 +15,6 @@ import (
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
-// MaxManifest bounds a manifest, as the distribution specification advises.
-const MaxManifest = 4 << 20
-
 // The media types of docker; those of OCI are in the image specification.
 const (
 	MediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"

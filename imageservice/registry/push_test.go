@@ -169,7 +169,7 @@ func TestUploadURLs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		e := &endpoint{base: base}
+		e := &endpoint{host: host{base: base}}
 		resp := &http.Response{Header: http.Header{"Location": {tt.location}}, Request: &http.Request{URL: base}}
 		u, err := e.uploadURL(resp)
 		if (err == nil) != (tt.want != "") || err == nil && u.String() != tt.want {

@@ -24,14 +24,15 @@
 // No error carries credentials or the query of an URL, as storage hosts sign
 // their URLs there.
 //
-// The deadline is for no progress, never for the total. Bodies are bounded:
-// manifests by MaxManifest, blobs by the size of their descriptor.
+// A registry that is not on this machine cannot lead us, by redirect or token
+// server, to services of it.
+//
+// The deadline is for no progress, never for the total. What a host sends is
+// bounded: see limits.go.
 package registry
 
 import (
 	"context"
-	"crypto/tls"
-	"net"
 	"net/http"
 	"time"
 
@@ -52,6 +53,7 @@ type Auth struct {
 // Config is what the daemon's own configuration says about registries.
 type Config struct {
 	CertsDirs  []string      // searched in order for <host>/hosts.toml, then for _default
+	Proxies    Proxies       // for hosts that need another than the environment says
 	UserAgent  string        // default "berth"
 	NoProgress time.Duration // a request without a byte for so long is given up; default 60s
 	Retries    int           // further rounds after a transient failure; default 3, negative for none
@@ -59,8 +61,11 @@ type Config struct {
 
 // Client makes Repositories. It may be used concurrently.
 type Client struct {
-	cfg   Config
-	plain *http.Transport // for hosts without TLS settings of their own
+	cfg         Config
+	environment proxyFunc
+
+	// For hosts without settings of their own, and for where those lead.
+	plain, guarded *http.Transport
 }
 
 // New makes a client; zero fields of cfg take their defaults.
@@ -77,27 +82,10 @@ func New(cfg Config) *Client {
 	case cfg.Retries < 0:
 		cfg.Retries = 0
 	}
-	return &Client{cfg: cfg, plain: newTransport(nil, 0)}
-}
-
-// newTransport makes a pool of connections. Compression is off because blobs
-// are fetched by ranges of their own bytes.
-func newTransport(conf *tls.Config, dialTimeout time.Duration) *http.Transport {
-	if dialTimeout == 0 {
-		dialTimeout = 30 * time.Second
-	}
-	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}
-	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            dialer.DialContext,
-		TLSClientConfig:        conf,
-		TLSHandshakeTimeout:    10 * time.Second,
-		ForceAttemptHTTP2:      true, // a TLSClientConfig of one's own turns it off
-		DisableCompression:     true,
-		MaxIdleConnsPerHost:    8,
-		IdleConnTimeout:        30 * time.Second, // pools of one pull end soon after it
-		MaxResponseHeaderBytes: 1 << 20,
-	}
+	c := &Client{cfg: cfg, environment: environmentProxies()}
+	c.plain = newTransport(nil, 0, c.environment, anywhere)
+	c.guarded = newTransport(nil, 0, nil, offMachine)
+	return c
 }
 
 // Repository is one repository as seen through its endpoints for the length
