@@ -10,6 +10,7 @@ import (
 	"github.com/berth-runtime/berth/imageservice/meta"
 	"github.com/berth-runtime/berth/imageservice/snapshot"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/idmap"
 )
 
 // Prepare gives a container a writable layer on an image. The row comes first
@@ -48,7 +49,7 @@ func (s *Service) Prepare(ctx context.Context, containerID, imageID string) erro
 		return nil
 	})
 	if err == nil {
-		err = snapshot.At(s.snapshotDir(containerID)).Create(s.rootOf(row))
+		err = snapshot.At(s.snapshotDir(containerID)).Create(s.rootOf(row), nil)
 	}
 	if err != nil {
 		return kinded(err, "cannot prepare snapshot of container %s from image %s", containerID, imageID)
@@ -107,26 +108,29 @@ func (s *Service) snapshotRow(containerID string) (meta.Snapshot, error) {
 
 // trustedRow gives the row of a snapshot of which all layers can be mounted.
 // What is mounted at target already is not looked at again.
-func (s *Service) trustedRow(ctx context.Context, containerID, target string) (meta.Snapshot, error) {
-	row, err := s.snapshotRow(containerID)
-	if err != nil {
-		return row, err
+func (s *Service) trustedRow(ctx context.Context, containerID, target string) (row meta.Snapshot, mounted bool, err error) {
+	if row, err = s.snapshotRow(containerID); err != nil {
+		return row, false, err
 	}
-	mounted, err := snapshot.Mounted(target)
-	if err != nil || mounted {
-		return row, err
+	if mounted, err = snapshot.Mounted(target); err != nil || mounted {
+		return row, mounted, err
 	}
-	return row, s.trust(ctx, row.Layers)
+	return row, false, s.trust(ctx, row.Layers)
 }
 
 // Mount mounts the container's root file system at target, a directory that
 // it makes if need be. If it is mounted there already, that is success. If a
 // layer below it is damaged, it is DataLoss, and a new container is needed.
-func (s *Service) Mount(ctx context.Context, containerID, target string) error {
+// With in, the image's files have owners of that user namespace.
+func (s *Service) Mount(ctx context.Context, containerID, target string, in *idmap.Pinned) error {
 	defer s.snapshotLocks.Lock(containerID)()
-	row, err := s.trustedRow(ctx, containerID, target)
+	row, mounted, err := s.trustedRow(ctx, containerID, target)
+	dirs := snapshot.At(s.snapshotDir(containerID))
+	if err == nil && in != nil && !mounted {
+		err = dirs.Create(s.rootOf(row), in)
+	}
 	if err == nil {
-		err = snapshot.Mount(snapshot.At(s.snapshotDir(containerID)), s.lowers(row), target)
+		err = snapshot.Mount(dirs, s.lowers(row), target, in)
 	}
 	if err != nil {
 		return kinded(err, "cannot mount root of container %s", containerID)
@@ -135,10 +139,10 @@ func (s *Service) Mount(ctx context.Context, containerID, target string) error {
 }
 
 // MountReadOnly mounts only the image below the container's writable layer,
-// as an image volume wants it.
-func (s *Service) MountReadOnly(ctx context.Context, containerID, target string) error {
+// as an image volume wants it, with in like Mount.
+func (s *Service) MountReadOnly(ctx context.Context, containerID, target string, in *idmap.Pinned) error {
 	defer s.snapshotLocks.Lock(containerID)()
-	row, err := s.trustedRow(ctx, containerID, target)
+	row, _, err := s.trustedRow(ctx, containerID, target)
 	if err == nil {
 		lowers := s.lowers(row)
 		if len(lowers) == 1 && lowers[0] != s.emptyDir() {
@@ -147,13 +151,18 @@ func (s *Service) MountReadOnly(ctx context.Context, containerID, target string)
 			// wants two directories.
 			lowers = append(lowers, s.emptyDir())
 		}
-		err = snapshot.MountReadOnly(lowers, target)
+		err = snapshot.MountReadOnly(lowers, target, in)
 	}
 	if err != nil {
 		return kinded(err, "cannot mount image of snapshot %s", containerID)
 	}
 	return nil
 }
+
+// ProbeUserNamespaces tells, by doing, why containers in user namespaces
+// cannot have their images here; nil: they can. The answer does not change
+// while kernel and file system stay.
+func (s *Service) ProbeUserNamespaces() error { return snapshot.ProbeMapped(s.snapshotsDir()) }
 
 // Unmount undoes Mount and MountReadOnly. A target that is absent is success.
 func (s *Service) Unmount(_ context.Context, target string) error {

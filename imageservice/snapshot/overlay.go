@@ -49,15 +49,26 @@ func joined(opts []option, lowers []string) string {
 // mountStepwise gives the options one by one (lowerdir+ is of Linux 6.5), so
 // their number has no limit but overlayfs' own of 500 layers.
 func mountStepwise(opts []option, lowers []string, target string) error {
+	return mountConfigured(opts, target, func(conf int) error {
+		for _, l := range lowers {
+			if err := unix.FsconfigSetString(conf, "lowerdir+", l); err != nil {
+				return fmt.Errorf("layer %s: %w%s", l, err, said(conf))
+			}
+		}
+		return nil
+	})
+}
+
+// mountConfigured mounts an overlay with the options and the layers that
+// layers gives to its configuration.
+func mountConfigured(opts []option, target string, layers func(conf int) error) error {
 	conf, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = unix.Close(conf) }()
-	for _, l := range lowers {
-		if err := unix.FsconfigSetString(conf, "lowerdir+", l); err != nil {
-			return fmt.Errorf("layer %s: %w%s", l, err, said(conf))
-		}
+	if err := layers(conf); err != nil {
+		return err
 	}
 	for _, o := range opts {
 		if o.value == "" {
@@ -77,7 +88,12 @@ func mountStepwise(opts []option, lowers []string, target string) error {
 		return err
 	}
 	defer func() { _ = unix.Close(m) }()
-	return unix.MoveMount(m, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	return attach(m, target)
+}
+
+// attach gives a mount that is nowhere attached its place.
+func attach(tree int, target string) error {
+	return unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 // said reads the kernel's own words about a refused configuration.

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-runtime/berth/runtime/sys/idmap"
 	"github.com/berth-runtime/berth/runtime/sys/mount"
 )
 
@@ -30,8 +31,9 @@ func At(dir string) Dirs {
 }
 
 // Create makes the directories. The upper one takes owner, mode and times of
-// the directory like, which is what the container sees as those of "/".
-func (d Dirs) Create(like string) error {
+// the directory like, which is what the container sees as those of "/": mapped,
+// if the container is in a user namespace.
+func (d Dirs) Create(like string, in *idmap.Pinned) error {
 	if err := os.MkdirAll(d.Work, 0o700); err != nil {
 		return err
 	}
@@ -42,17 +44,23 @@ func (d Dirs) Create(like string) error {
 	if err := unix.Stat(like, &st); err != nil {
 		return fmt.Errorf("cannot stat %s: %w", like, err)
 	}
+	uid, gid := int(st.Uid), int(st.Gid)
+	if in != nil {
+		uid, gid = in.Owner(st.Uid, st.Gid)
+	}
 	return errors.Join(
-		unix.Chown(d.Upper, int(st.Uid), int(st.Gid)),
+		unix.Chown(d.Upper, uid, gid),
 		unix.Chmod(d.Upper, st.Mode&0o7777),
 		unix.UtimesNanoAt(unix.AT_FDCWD, d.Upper, []unix.Timespec{st.Mtim, st.Mtim}, 0),
 	)
 }
 
 // Mount mounts the snapshot at target, which it makes if need be. lowers are
-// the layer directories, topmost first, at least one. A target where an
-// overlay is mounted already is left as it is.
-func Mount(d Dirs, lowers []string, target string) error {
+// the layer directories, topmost first, at least one. With in, their owners
+// are those that the user namespace has on the host; what is written keeps the
+// owners that the writer has there, so the upper directory needs no mapping. A
+// target where an overlay is mounted already is left as it is.
+func Mount(d Dirs, lowers []string, target string, in *idmap.Pinned) error {
 	if err := os.MkdirAll(target, 0o700); err != nil {
 		return err
 	}
@@ -66,11 +74,14 @@ func Mount(d Dirs, lowers []string, target string) error {
 	if err := os.RemoveAll(filepath.Join(d.Work, "work", "incompat")); err != nil {
 		return err
 	}
+	if in != nil {
+		return overlayMapped(options(d), lowers, target, in)
+	}
 	return overlay(options(d), lowers, target)
 }
 
 // MountReadOnly mounts the lower directories alone.
-func MountReadOnly(lowers []string, target string) error {
+func MountReadOnly(lowers []string, target string, in *idmap.Pinned) error {
 	if err := os.MkdirAll(target, 0o700); err != nil {
 		return err
 	}
@@ -78,10 +89,16 @@ func MountReadOnly(lowers []string, target string) error {
 	if err != nil || mounted {
 		return err
 	}
-	if len(lowers) == 1 {
-		return mount.Bind(lowers[0], target, unix.MS_RDONLY) // overlayfs wants two
+	opts := []option{{"index", "off"}, {"redirect_dir", "off"}, {"metacopy", "off"}}
+	switch single := len(lowers) == 1; { // overlayfs wants two
+	case in != nil && single:
+		return bindMapped(lowers[0], target, in)
+	case in != nil:
+		return overlayMapped(opts, lowers, target, in)
+	case single:
+		return mount.Bind(lowers[0], target, unix.MS_RDONLY)
 	}
-	return overlay([]option{{"index", "off"}, {"redirect_dir", "off"}, {"metacopy", "off"}}, lowers, target)
+	return overlay(opts, lowers, target)
 }
 
 // options are explicit where the kernel's configuration has a default:

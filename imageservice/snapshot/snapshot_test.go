@@ -36,7 +36,7 @@ func TestWaysToMount(t *testing.T) {
 		for _, n := range []int{1, 2, 200} {
 			lowers, root := layers(t, n)
 			d, target := At(filepath.Join(root, "s")), filepath.Join(root, "m")
-			if err := d.Create(lowers[0]); err != nil {
+			if err := d.Create(lowers[0], nil); err != nil {
 				t.Fatal(err)
 			}
 			if err := os.Mkdir(target, 0o755); err != nil {
@@ -63,7 +63,7 @@ func TestReadOnlyIsIdempotent(t *testing.T) {
 		lowers, root := layers(t, n)
 		target := filepath.Join(root, "m")
 		for range 2 {
-			if err := MountReadOnly(lowers, target); err != nil {
+			if err := MountReadOnly(lowers, target, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -84,7 +84,7 @@ func TestUsageFollowsNoLink(t *testing.T) {
 	t.Parallel()
 	lowers, root := layers(t, 1)
 	d := At(filepath.Join(root, "s"))
-	if err := d.Create(lowers[0]); err != nil {
+	if err := d.Create(lowers[0], nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink("/", filepath.Join(d.Upper, "out")); err != nil {

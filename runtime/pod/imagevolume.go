@@ -103,22 +103,22 @@ func (t *Table) resolveVolumeImages(ctx context.Context, cfg *spec.Container) ([
 func (t *Table) mountImageVolumes(ctx context.Context, c *container) error {
 	rec := c.record()
 	for _, n := range imageVolumes(&rec.Config) {
-		if err := t.mountImageVolume(ctx, c.id, n, rec.VolumeImages[n]); err != nil {
+		if err := t.mountImageVolume(ctx, c, n, rec.VolumeImages[n]); err != nil {
 			return cannotMountImage(rec.Config.Mounts[n], err)
 		}
 	}
 	return nil
 }
 
-func (t *Table) mountImageVolume(ctx context.Context, id string, n int, image string) error {
-	if err := t.cfg.Images.Prepare(ctx, imageSnapshot(id, n), image); err != nil {
+func (t *Table) mountImageVolume(ctx context.Context, c *container, n int, image string) error {
+	if err := t.cfg.Images.Prepare(ctx, imageSnapshot(c.id, n), image); err != nil {
 		return err
 	}
-	dir := t.imageVolumeDir(id, n)
+	dir := t.imageVolumeDir(c.id, n)
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return err
 	}
-	return t.cfg.Images.MountReadOnly(ctx, imageSnapshot(id, n), dir)
+	return t.cfg.Images.MountReadOnly(ctx, imageSnapshot(c.id, n), dir, t.userns(c.pod))
 }
 
 // undoImageVolumes undoes mountImageVolumes.

@@ -12,10 +12,11 @@ import (
 	"github.com/berth-runtime/berth/runtime/pod"
 	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/idmap"
 	"github.com/berth-runtime/berth/runtime/sys/mount"
 )
 
-func (s *images) MountReadOnly(_ context.Context, id, target string) error {
+func (s *images) MountReadOnly(_ context.Context, id, target string, _ *idmap.Pinned) error {
 	if mounted, err := mount.Mounted(target); mounted || err != nil {
 		return err
 	}

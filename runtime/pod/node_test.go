@@ -21,6 +21,7 @@ import (
 	"github.com/berth-runtime/berth/runtime/state"
 	"github.com/berth-runtime/berth/runtime/sys/cgroup"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/idmap"
 	"github.com/berth-runtime/berth/runtime/sys/mount"
 )
 
@@ -85,7 +86,7 @@ func (s *images) Prepare(_ context.Context, id, _ string) error {
 	return nil
 }
 
-func (s *images) Mount(_ context.Context, id, target string) error {
+func (s *images) Mount(_ context.Context, id, target string, _ *idmap.Pinned) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.fail; err != nil {

@@ -7,6 +7,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berth-runtime/berth/runtime/spec"
+	"github.com/berth-runtime/berth/runtime/sys/idmap"
 )
 
 // Images is what pods need of the image store. cmd/berthd gives it.
@@ -16,11 +17,12 @@ type Images interface {
 	Resolve(ctx context.Context, ref string) (*spec.ImageConfig, error)
 	// Prepare makes the writable layer of a container. Idempotent.
 	Prepare(ctx context.Context, containerID, imageID string) error
-	// Mount mounts the container's root file system at target. Idempotent.
-	Mount(ctx context.Context, containerID, target string) error
+	// Mount mounts the container's root file system at target. With in, the
+	// image's files belong to the users of that user namespace. Idempotent.
+	Mount(ctx context.Context, containerID, target string, in *idmap.Pinned) error
 	// MountReadOnly mounts at target only the image that the writable layer
-	// of containerID is on, for an image volume. Idempotent.
-	MountReadOnly(ctx context.Context, containerID, target string) error
+	// of containerID is on, for an image volume, with in like Mount. Idempotent.
+	MountReadOnly(ctx context.Context, containerID, target string, in *idmap.Pinned) error
 	// Discard removes the writable layer; one that is absent is success.
 	Discard(ctx context.Context, containerID string) error
 	// SnapshotUsage is the usage of the writable layer.

@@ -7,7 +7,11 @@
 // nothing but their arguments, so that a golden test shows all they do.
 package spec
 
-import "time"
+import (
+	"time"
+
+	"github.com/berth-runtime/berth/runtime/sys/idmap"
+)
 
 // NamespaceMode says whose namespace a container is in.
 type NamespaceMode string
@@ -26,6 +30,8 @@ type Namespaces struct {
 	PID      NamespaceMode `json:"pid"`
 	IPC      NamespaceMode `json:"ipc"`
 	TargetID string        `json:"target_id,omitempty"` // container id, with PID == ModeTarget
+	User     NamespaceMode `json:"user,omitempty"`      // ModePod or ModeNode; empty: not said, the host's
+	IDs      idmap.Map     `json:"ids,omitzero"`        // of the user namespace, with User == ModePod
 }
 
 // PodMetadata is the identity that the client chose; the four values together
