@@ -31,6 +31,27 @@ func (s *Service) Prepare(ctx context.Context, containerID, imageID string) erro
 		return kinded(err, "cannot prepare snapshot of container %s from image %s", containerID, imageID)
 	}
 	var row meta.Snapshot
+	err = verbSnapshot.step("rows", func() (err error) {
+		row, err = s.snapshotOf(ctx, containerID, imageID)
+		return err
+	})
+	if err == nil {
+		err = verbSnapshot.step("directories", func() error { return s.makeSnapshot(row) })
+	}
+	if err != nil {
+		return kinded(err, "cannot prepare snapshot of container %s from image %s", containerID, imageID)
+	}
+	return nil
+}
+
+// makeSnapshot makes the directories of a snapshot that has a row.
+func (s *Service) makeSnapshot(row meta.Snapshot) error {
+	return snapshot.At(s.snapshotDir(row.Container)).Create(s.rootOf(row), nil)
+}
+
+// snapshotOf gives the row of a container's snapshot, which it writes if there
+// is none.
+func (s *Service) snapshotOf(ctx context.Context, containerID, imageID string) (row meta.Snapshot, err error) {
 	err = s.change(func(tx *meta.Tx, st *meta.State) error {
 		image, err := s.Status(ctx, imageID)
 		if err != nil {
@@ -48,13 +69,7 @@ func (s *Service) Prepare(ctx context.Context, containerID, imageID string) erro
 		st.Snapshots[containerID] = row
 		return nil
 	})
-	if err == nil {
-		err = snapshot.At(s.snapshotDir(containerID)).Create(s.rootOf(row), nil)
-	}
-	if err != nil {
-		return kinded(err, "cannot prepare snapshot of container %s from image %s", containerID, imageID)
-	}
-	return nil
+	return row, err
 }
 
 // rootOf is the directory whose owner and mode a container sees at "/": of
@@ -179,9 +194,9 @@ func (s *Service) Discard(_ context.Context, containerID string) error {
 	if _, err := s.snapshotRow(containerID); err != nil {
 		return nil
 	}
-	err := removeTree(s.snapshotDir(containerID))
+	err := verbDiscard.step("directories", func() error { return removeTree(s.snapshotDir(containerID)) })
 	if err == nil {
-		err = s.collect(func(tx *meta.Tx, st *meta.State) {
+		err = s.collect(verbDiscard, func(tx *meta.Tx, st *meta.State) {
 			tx.DeleteSnapshot(containerID)
 			delete(st.Snapshots, containerID)
 		})

@@ -70,7 +70,10 @@ func (d *download) Read(p []byte) (int, error) {
 	n, err := d.rest.Read(p)
 	if n > 0 && d.err == nil {
 		// The layer does not need the part. It ends at its first gap.
-		_, d.err = d.part.Write(p[:n])
+		d.err = verbPull.step("receive", func() error {
+			_, err := d.part.Write(p[:n])
+			return err
+		})
 	}
 	return n, err
 }

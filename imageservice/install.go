@@ -18,7 +18,6 @@ import (
 	"github.com/berth-runtime/berth/imageservice/manifest"
 	"github.com/berth-runtime/berth/imageservice/meta"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
-	"github.com/berth-runtime/berth/runtime/sys/fail"
 )
 
 // bundle is all that makes an image, wherever it comes from.
@@ -65,14 +64,16 @@ func (s *Service) install(ctx context.Context, b bundle) (Image, error) {
 	}
 	if fresh {
 		// Before the sync, which would write to disk what is of no use any more.
-		if err := errors.Join(s.dropParts(b.layers), s.blobs.AbandonBefore(time.Now().Add(-partAge))); err != nil {
+		err := verbPull.step("drop-parts", func() error {
+			return errors.Join(s.dropParts(b.layers), s.blobs.AbandonBefore(time.Now().Add(-partAge)))
+		})
+		if err != nil {
 			return Image{}, err
 		}
-		if err := unix.Syncfs(int(s.dir.Fd())); err != nil {
+		if err := verbPull.step("sync", func() error { return unix.Syncfs(int(s.dir.Fd())) }); err != nil {
 			return Image{}, fmt.Errorf("cannot make layers durable: %w", err)
 		}
 	}
-	fail.Hit("image-before-commit")
 	return s.commit(row, config, b, holds)
 }
 
@@ -108,7 +109,7 @@ func (s *Service) settleAll(ctx context.Context, holds []hold) (fresh bool, err 
 	for _, h := range holds {
 		if h.flight != nil {
 			fresh = true
-			if err := s.settle(ctx, h.flight, lowers); err != nil {
+			if err := verbPull.step("settle", func() error { return s.settle(ctx, h.flight, lowers) }); err != nil {
 				return fresh, err
 			}
 		}
@@ -141,12 +142,15 @@ func (s *Service) putBlobs(row *meta.Image, blobs [][]byte) (release func(), err
 		}
 		_ = s.dropBlobs(held)
 	}
-	for _, b := range blobs {
-		if err := s.blobs.Put(digest.FromBytes(b), b); err != nil {
-			return release, err
+	err = verbPull.step("blobs", func() error {
+		for _, b := range blobs {
+			if err := s.blobs.Put(digest.FromBytes(b), b); err != nil {
+				return err
+			}
 		}
-	}
-	return release, nil
+		return nil
+	})
+	return release, err
 }
 
 // commit writes the rows of an image with those of its new layers.
@@ -173,17 +177,19 @@ func (s *Service) commit(row meta.Image, config manifest.Config, b bundle, holds
 	}
 	images := s.healed(layers)
 	images[row.ID] = row
-	err := s.db.Update(func(tx *meta.Tx) error {
-		for _, l := range layers {
-			tx.PutLayer(l)
-		}
-		for _, image := range images {
-			tx.PutImage(image)
-		}
-		for _, tag := range b.tags {
-			tx.PutTag(tag, row.ID)
-		}
-		return nil
+	err := verbPull.step("commit", func() error {
+		return s.db.Update(func(tx *meta.Tx) error {
+			for _, l := range layers {
+				tx.PutLayer(l)
+			}
+			for _, image := range images {
+				tx.PutImage(image)
+			}
+			for _, tag := range b.tags {
+				tx.PutTag(tag, row.ID)
+			}
+			return nil
+		})
 	})
 	if err != nil {
 		return Image{}, fmt.Errorf("cannot commit image %s: %w", row.ID, err)

@@ -81,7 +81,12 @@ func (h hold) opaque() bool {
 func (s *Service) acquire(ctx context.Context, src source) (hold, error) {
 	key := "diff " + src.diffID.String()
 	for {
-		h, own := s.claim(key, src)
+		var h hold
+		var own bool
+		_ = verbPull.step("claim", func() error {
+			h, own = s.claim(key, src)
+			return nil
+		})
 		if h.flight == nil {
 			src.report(src.size, StatusExists)
 			return h, nil
@@ -179,7 +184,7 @@ func (s *Service) release(holds ...hold) error {
 		delete(s.dying, f.seq)
 		s.mu.Unlock()
 	}
-	return errors.Join(append(errs, s.collect(nil))...)
+	return errors.Join(append(errs, s.collect(verbRemove, nil))...)
 }
 
 // fly brings one layer into its directory: it downloads, verifies,
@@ -199,7 +204,7 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 		}
 	}()
 	fsDir := filepath.Join(tmp, "fs")
-	if err := os.MkdirAll(fsDir, 0o755); err != nil {
+	if err := verbPull.step("directory", func() error { return os.MkdirAll(fsDir, 0o755) }); err != nil {
 		return r, err
 	}
 	// Past the umask: the directory may become the root that a container sees.
@@ -207,7 +212,11 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 		return r, err
 	}
 	src.report(0, StatusDownloading)
-	stream, err := s.download(ctx, src)
+	var stream io.ReadCloser
+	err = verbPull.step("part", func() (err error) {
+		stream, err = s.download(ctx, src)
+		return err
+	})
 	if err != nil {
 		return r, err
 	}
@@ -216,7 +225,11 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 	if err != nil {
 		return r, err
 	}
-	if r, err = unpackVerified(ctx, stream, fsDir, src, s.ratioPad, rec); err != nil {
+	err = verbPull.step("unpack", func() (err error) {
+		r, err = unpackVerified(ctx, stream, fsDir, src, s.ratioPad, rec)
+		return err
+	})
+	if err != nil {
 		rec.Abort()
 		return unpack.Result{}, err
 	}
@@ -227,7 +240,7 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 		}
 		r.Sums = nil
 	}
-	return r, os.Rename(tmp, s.layerDir(seq))
+	return r, verbPull.step("rename", func() error { return os.Rename(tmp, s.layerDir(seq)) })
 }
 
 // inventoryName is the file beside a layer's directory fs.

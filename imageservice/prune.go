@@ -26,7 +26,7 @@ type Pruned struct {
 // read in the transaction that deletes it, so none loses its image meanwhile.
 func (s *Service) Prune(_ context.Context, scope PruneScope) (Pruned, error) {
 	var p Pruned
-	err := s.collect(func(tx *meta.Tx, st *meta.State) {
+	err := s.collect(verbRemove, func(tx *meta.Tx, st *meta.State) {
 		used := map[string]bool{}
 		for _, c := range st.Snapshots {
 			used[c.Image] = true

@@ -134,7 +134,12 @@ func (s *Service) pull(ctx context.Context, ref refs.Ref, auth *registry.Auth, r
 		return Image{}, err
 	}
 	var b bundle
-	m, top, err := findManifest(ctx, ref, &b, repo.Manifest)
+	var m *v1.Manifest
+	var top digest.Digest
+	err = verbPull.step("resolve", func() (err error) {
+		m, top, err = findManifest(ctx, ref, &b, repo.Manifest)
+		return err
+	})
 	if err != nil {
 		return Image{}, err
 	}

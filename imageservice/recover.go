@@ -49,7 +49,7 @@ func (s *Service) reconcile(ctx context.Context) error {
 	if err := s.expireParts(); err != nil {
 		return err
 	}
-	err = s.collect(func(tx *meta.Tx, st *meta.State) {
+	err = s.collect(verbOpen, func(tx *meta.Tx, st *meta.State) {
 		for id, why := range found.broken {
 			log.Info("Image is incomplete and is dropped; the next pull brings it again", "image", id, "reason", why)
 			deleteImage(tx, st, id)
@@ -63,9 +63,15 @@ func (s *Service) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, id := range found.lostSnapshots {
+		// Its making or its removal was cut; whoever wanted that asks again.
+		if err := s.makeSnapshot(s.state.Snapshots[id]); err != nil {
+			log.Error(err, "Snapshot has no directory and cannot get one", "container", id)
+		}
+	}
 	for _, path := range found.rubbish {
 		log.V(2).Info("Removing what a crash has left in the image store", "path", path)
-		if err := removeTree(path); err != nil {
+		if err := verbOpen.step("rubbish", func() error { return removeTree(path) }); err != nil {
 			return err
 		}
 	}
@@ -82,7 +88,7 @@ func (s *Service) reconcile(ctx context.Context) error {
 type findings struct {
 	broken        map[string]string // image id to what is wrong
 	lostLayers    []uint64          // rows without a directory
-	lostSnapshots []string          // rows without a directory: a Prepare that was cut
+	lostSnapshots []string          // rows without a directory: a Prepare or Discard that was cut
 	rubbish       []string          // paths that no row names
 	looseBlobs    []digest.Digest   // blobs that no row names
 }

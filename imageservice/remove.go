@@ -24,7 +24,7 @@ func (s *Service) Remove(ctx context.Context, ref string) error {
 	if err != nil {
 		return kinded(err, "cannot remove image %s", ref)
 	}
-	err = s.collect(func(tx *meta.Tx, st *meta.State) { deleteImage(tx, st, image.ID) })
+	err = s.collect(verbRemove, func(tx *meta.Tx, st *meta.State) { deleteImage(tx, st, image.ID) })
 	if err != nil {
 		return kinded(err, "cannot remove image %s", ref)
 	}
@@ -104,11 +104,11 @@ func (s *Service) change(do func(*meta.Tx, *meta.State) error) error {
 // collect runs do, which may be nil, and in the same transaction deletes the
 // rows of layers that nobody uses afterwards. Then it removes their
 // directories and the blobs that no image names.
-func (s *Service) collect(do func(*meta.Tx, *meta.State)) error {
-	dead, err := s.collectRows(do)
+func (s *Service) collect(v verb, do func(*meta.Tx, *meta.State)) error {
+	dead, err := s.collectRows(v, do)
 	var errs []error
 	for _, seq := range dead {
-		errs = append(errs, removeTree(s.layerDir(seq)))
+		errs = append(errs, v.step("layers", func() error { return removeTree(s.layerDir(seq)) }))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -118,23 +118,25 @@ func (s *Service) collect(do func(*meta.Tx, *meta.State)) error {
 	return errors.Join(append(errs, err)...)
 }
 
-func (s *Service) collectRows(do func(*meta.Tx, *meta.State)) (dead []uint64, err error) {
+func (s *Service) collectRows(v verb, do func(*meta.Tx, *meta.State)) (dead []uint64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if do == nil && len(unused(s.state, s.held)) == 0 {
 		return nil, nil
 	}
 	next := cloneState(s.state)
-	err = s.db.Update(func(tx *meta.Tx) error {
-		if do != nil {
-			do(tx, &next)
-		}
-		dead = unused(next, s.held)
-		for _, seq := range dead {
-			tx.DeleteLayer(seq)
-			delete(next.Layers, seq)
-		}
-		return nil
+	err = v.step("rows", func() error {
+		return s.db.Update(func(tx *meta.Tx) error {
+			if do != nil {
+				do(tx, &next)
+			}
+			dead = unused(next, s.held)
+			for _, seq := range dead {
+				tx.DeleteLayer(seq)
+				delete(next.Layers, seq)
+			}
+			return nil
+		})
 	})
 	if err != nil {
 		return nil, err
@@ -151,7 +153,7 @@ func (s *Service) collectRows(do func(*meta.Tx, *meta.State)) (dead []uint64, er
 	}
 	s.state = next
 	s.publish()
-	return dead, s.dropBlobs(blobs)
+	return dead, v.step("blobs", func() error { return s.dropBlobs(blobs) })
 }
 
 // unused lists the layers that no image, no snapshot and no install uses.

@@ -12,10 +12,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-runtime/berth/imageservice"
 	"github.com/berth-runtime/berth/runtime/pod"
 )
 
@@ -39,7 +41,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		_, err := out.Write(sampleConfig())
 		return err
 	case "steps":
-		_, err := fmt.Fprintln(out, strings.Join(pod.StepNames(), "\n"))
+		_, err := fmt.Fprintln(out, strings.Join(stepNames(), "\n"))
 		return err
 	case "version":
 		_, err := fmt.Fprintln(out, version)
@@ -54,3 +56,6 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	return serve(ctx, *cfg)
 }
+
+// stepNames lists the failpoints of all domains.
+func stepNames() []string { return slices.Concat(pod.StepNames(), imageservice.StepNames()) }

@@ -107,7 +107,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		admin: admin.New(admin.Config{
 			Pods:   pods,
 			Images: images,
-			Steps:  pod.StepNames(),
+			Steps:  stepNames(),
 			Info: func(ctx context.Context) api.Info {
 				return api.Info{
 					Version: version, Root: cfg.Root, State: cfg.State, LogRoot: pods.LogRoot(), ShimGroup: cfg.Shim.Group,

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +31,29 @@ func TestEveryStep(t *testing.T) {
 }
 
 func everyStep(t *testing.T, group string) {
-	l, err := lab.New(lab.Options{ShimGroup: group, Env: map[string]string{}})
+	l := newLab(t, lab.Options{ShimGroup: group})
+	image := setUp(t, l)
+	names := slices.DeleteFunc(failpoints(t, l.Daemon), ofImages)
+	killed := 0
+	for n, name := range names {
+		t.Run(name, func(t *testing.T) {
+			c := &client{Lab: l, t: t, image: image, pod: fmt.Sprintf("pod%d", n), failpoint: name}
+			c.life()
+			if c.kills != 1 {
+				t.Errorf("the daemon was killed %d times at %s, want once", c.kills, name)
+			}
+			killed += c.kills
+		})
+	}
+	t.Logf("shim per %s: killed the daemon at %d of %d points", group, killed, len(names))
+}
+
+// newLab makes a node whose daemon has failpoints. It is taken down at the end
+// of the test.
+func newLab(t *testing.T, o lab.Options) *lab.Lab {
+	t.Helper()
+	o.Env = map[string]string{}
+	l, err := lab.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,20 +73,7 @@ func everyStep(t *testing.T, group string) {
 			t.Error(err)
 		}
 	})
-	image := setUp(t, l)
-	names := failpoints(t, l.Daemon)
-	killed := 0
-	for n, name := range names {
-		t.Run(name, func(t *testing.T) {
-			c := &client{Lab: l, t: t, image: image, pod: fmt.Sprintf("pod%d", n), failpoint: name}
-			c.life()
-			if c.kills != 1 {
-				t.Errorf("the daemon was killed %d times at %s, want once", c.kills, name)
-			}
-			killed += c.kills
-		})
-	}
-	t.Logf("shim per %s: killed the daemon at %d of %d points", group, killed, len(names))
+	return l
 }
 
 // setUp starts the node and pulls the image that all lives use.

@@ -1,0 +1,204 @@
+//go:build crash
+
+package crash
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-runtime/berth/hack/lab"
+	"github.com/berth-runtime/berth/hack/testimage"
+)
+
+// ofImages tells the failpoints of the image store, which TestEveryImageStep
+// crashes at.
+func ofImages(name string) bool {
+	return strings.HasPrefix(name, "image-") || strings.HasPrefix(name, "snapshot-")
+}
+
+// TestEveryImageStep kills the daemon once in the life of an image: pulled,
+// used by a container, removed under it, pulled again and removed. Another
+// image is there all the time and loses nothing.
+func TestEveryImageStep(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	l := newLab(t, lab.Options{ShimGroup: "pod"})
+	kept := setUp(t, l)
+	image, want := pushStacked(t, l)
+	before := stored(t, l)
+	names := slices.DeleteFunc(failpoints(t, l.Daemon), func(name string) bool { return !ofImages(name) })
+	for n, name := range names {
+		t.Run(name, func(t *testing.T) {
+			c := &client{Lab: l, t: t, image: image, pod: fmt.Sprintf("image%d", n), failpoint: name}
+			c.imageLife(want)
+			if c.kills != 1 {
+				t.Errorf("the daemon was killed %d times at %s, want once", c.kills, name)
+			}
+			if after := stored(t, l); !slices.Equal(before, after) {
+				t.Errorf("the store has\n%s\nand had\n%s", strings.Join(after, "\n"), strings.Join(before, "\n"))
+			}
+			if list := c.images(); len(list) != 1 || !slices.Contains(list[0].RepoTags, kept) {
+				t.Errorf("the images are %v, want only %s", list, kept)
+			}
+		})
+	}
+	t.Logf("killed the daemon at %d points of images", len(names))
+}
+
+// pushStacked pushes an image of which one layer can be unpacked by itself
+// and one only on the other, in several compressions.
+func pushStacked(t *testing.T, l *lab.Lab) (ref, id string) {
+	t.Helper()
+	base, err := testimage.Busybox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	base.Files = append(base.Files,
+		testimage.File{Path: "/etc", Dir: true, Mode: 0o750},
+		testimage.File{Path: "/etc/motd", Data: "stacked"})
+	img, err := testimage.Image{Layers: []testimage.Layer{base, {
+		Zstd: true, Files: []testimage.File{{Path: "/twin", Link: "/etc/motd"}},
+	}}}.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref = l.Registry + "/stacked:1"
+	if _, err := testimage.Push(t.Context(), ref, img); err != nil {
+		t.Fatal(err)
+	}
+	sum, err := img.ConfigName()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ref, sum.String()
+}
+
+// stored lists all that the image store has on disk, without what is inside
+// of layers.
+func stored(t *testing.T, l *lab.Lab) []string {
+	t.Helper()
+	var paths []string
+	root := filepath.Join(l.Root, "images")
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(root, path)
+		paths = append(paths, name)
+		if d.IsDir() && d.Name() == "fs" {
+			return fs.SkipDir
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return paths
+}
+
+func (c *client) imageLife(want string) {
+	if strings.HasPrefix(c.failpoint, "image-open/") {
+		c.crashedStart()
+	} else {
+		c.restart(c.failpoint)
+	}
+	rt, im := criv1.NewRuntimeServiceClient(c.Conn()), criv1.NewImageServiceClient(c.Conn())
+	spec := &criv1.ImageSpec{Image: c.image}
+	pull := func() {
+		c.do("PullImage", func(ctx context.Context) error {
+			r, err := im.PullImage(ctx, &criv1.PullImageRequest{Image: spec})
+			if err == nil && r.ImageRef != want {
+				c.t.Errorf("the image has id %s, want %s", r.ImageRef, want)
+			}
+			return err
+		})
+	}
+	remove := func() {
+		c.do("RemoveImage", func(ctx context.Context) error {
+			_, err := im.RemoveImage(ctx, &criv1.RemoveImageRequest{Image: spec})
+			return err
+		})
+	}
+	pull()
+	if list := c.images(); len(list) != 2 {
+		c.t.Errorf("after the pull there are %d images, want 2", len(list))
+	}
+	c.containerOn(rt, remove)
+	pull()
+	remove()
+	c.check("after the life")
+}
+
+// containerOn creates a container on the image, calls under, and removes it.
+func (c *client) containerOn(rt criv1.RuntimeServiceClient, under func()) {
+	config := c.PodConfig(c.pod)
+	config.Linux.SecurityContext.NamespaceOptions.Network = criv1.NamespaceMode_NODE
+	container := lab.ContainerConfig("c", c.image, "cat", "/twin")
+	container.Linux.SecurityContext.NamespaceOptions.Network = criv1.NamespaceMode_NODE
+	var podID, id string
+	c.do("RunPodSandbox", func(ctx context.Context) error {
+		r, err := rt.RunPodSandbox(ctx, &criv1.RunPodSandboxRequest{Config: config})
+		podID = r.GetPodSandboxId()
+		return err
+	})
+	c.do("CreateContainer", func(ctx context.Context) error {
+		r, err := rt.CreateContainer(ctx, &criv1.CreateContainerRequest{PodSandboxId: podID, Config: container, SandboxConfig: config})
+		id = r.GetContainerId()
+		return err
+	})
+	under()
+	c.do("StartContainer", func(ctx context.Context) error {
+		_, err := rt.StartContainer(ctx, &criv1.StartContainerRequest{ContainerId: id})
+		return err
+	})
+	err := lab.Eventually(c.t.Context(), 20*time.Second, func() error {
+		if s := c.state(id); s != criv1.ContainerState_CONTAINER_EXITED {
+			return fmt.Errorf("the container is %s", s)
+		}
+		return nil
+	})
+	if err != nil {
+		c.t.Error(err)
+	}
+	c.do("RemoveContainer", func(ctx context.Context) error {
+		_, err := rt.RemoveContainer(ctx, &criv1.RemoveContainerRequest{ContainerId: id})
+		return err
+	})
+	c.do("RemovePodSandbox", func(ctx context.Context) error { return c.RemovePod(ctx, podID) })
+}
+
+// crashedStart leaves half a pull behind and then crashes in the start that
+// clears it away.
+func (c *client) crashedStart() {
+	c.t.Helper()
+	c.restart("image-pull/commit/before")
+	if _, err := c.Pull(c.t.Context(), c.image); err == nil {
+		c.t.Fatal("the pull outlived its crash")
+	}
+	c.Env["BERTH_FAILPOINT"] = c.failpoint
+	if err := c.Start(c.t.Context()); err == nil || c.Running() {
+		c.t.Fatalf("the daemon started past its failpoint: %v", err)
+	}
+	c.kills++
+	c.restart("")
+	c.check("after the crash in the start")
+}
+
+func (c *client) images() []*criv1.Image {
+	c.t.Helper()
+	r, err := criv1.NewImageServiceClient(c.Conn()).ListImages(c.t.Context(), &criv1.ListImagesRequest{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return r.Images
+}
