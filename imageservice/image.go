@@ -6,6 +6,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/berth-runtime/berth/imageservice/manifest"
 	"github.com/berth-runtime/berth/imageservice/registry"
 	"github.com/berth-runtime/berth/imageservice/verifier"
 )
@@ -33,7 +34,7 @@ type Config struct {
 // returned does not change when the store does. The slices are shared, so
 // they are not to be written.
 type Image struct {
-	ID       string   // sha256:<hex> of the config
+	ID       string   // sha256:<hex> of the config, or of an artifact's manifest
 	Tags     []string // full references, sorted
 	Digests  []string // repository@sha256:..., sorted
 	Size     uint64   // bytes that its removal frees; never 0
@@ -43,11 +44,12 @@ type Image struct {
 	Created  time.Time
 	Layers   []Layer // bottom first
 	Config   v1.ImageConfig
+	Artifact *manifest.Artifact // nil for a container image
 }
 
 // Layer is one layer of an image.
 type Layer struct {
-	DiffID  digest.Digest // of the uncompressed tar
+	DiffID  digest.Digest // of the uncompressed tar; of an artifact the id of the part
 	ChainID digest.Digest // of the layer with all below it
 	Size    uint64        // bytes on disk, unpacked
 }

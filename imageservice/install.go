@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/identity"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -22,8 +21,8 @@ import (
 
 // bundle is all that makes an image, wherever it comes from.
 type bundle struct {
-	config  []byte
-	blobs   [][]byte // manifest and index to keep, if there are any
+	config  []byte   // of an artifact the manifest
+	blobs   [][]byte // manifest and index to keep, if there are any, and an artifact's config
 	media   string   // type of the first of blobs
 	tags    []string
 	digests []string
@@ -39,14 +38,9 @@ func (s *Service) install(ctx context.Context, b bundle) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	if len(config.DiffIDs) != len(b.layers) {
-		return Image{}, errkind.New(errkind.InvalidArgument, "cannot use image: its manifest has %d layers and its config %d", len(b.layers), len(config.DiffIDs))
+	if err := b.identify(config); err != nil {
+		return Image{}, err
 	}
-	chains := identity.ChainIDs(slices.Clone(config.DiffIDs))
-	for i := range b.layers {
-		b.layers[i].diffID, b.layers[i].chain = config.DiffIDs[i], chains[i]
-	}
-
 	row := meta.Image{ID: digest.FromBytes(b.config).String(), Digests: b.digests}
 	release, err := s.putBlobs(&row, append([][]byte{b.config}, b.blobs...))
 	defer release()

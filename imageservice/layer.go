@@ -13,8 +13,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/berth-runtime/berth/imageservice/inflate"
 	"github.com/berth-runtime/berth/imageservice/inventory"
+	"github.com/berth-runtime/berth/imageservice/manifest"
 	"github.com/berth-runtime/berth/imageservice/meta"
 	"github.com/berth-runtime/berth/imageservice/tarsplit"
 	"github.com/berth-runtime/berth/imageservice/unpack"
@@ -25,6 +25,7 @@ import (
 type source struct {
 	diffID digest.Digest
 	chain  digest.Digest
+	part   *manifest.Part                                                 // of an artifact; nil for an image's layer
 	blob   digest.Digest                                                  // "" if only the diff ID is known
 	size   int64                                                          // of the blob
 	remote bool                                                           // its bytes are worth keeping until they are of no use
@@ -221,7 +222,7 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 		return r, err
 	}
 	defer func() { _ = stream.Close() }()
-	rec, err := s.record(tmp)
+	rec, err := s.record(tmp, src)
 	if err != nil {
 		return r, err
 	}
@@ -257,7 +258,7 @@ const (
 // or the tar in it is not what src says.
 func unpackVerified(ctx context.Context, stream io.Reader, dir string, src source, pad int64, rec *tarsplit.Recorder) (unpack.Result, error) {
 	blob := &meter{ctx: ctx, r: stream, hash: sha256.New(), report: func(n int64) { src.report(n, StatusDownloading) }}
-	r, diffID, err := unpackStream(ctx, blob, dir, src.size, pad, rec)
+	r, diffID, err := unpackStream(ctx, blob, dir, src, pad, rec)
 	if err != nil && !errkind.Is(err, errkind.InvalidArgument) {
 		return r, err
 	}
@@ -268,7 +269,7 @@ func unpackVerified(ctx context.Context, stream io.Reader, dir string, src sourc
 	if got := digest.NewDigest(digest.SHA256, blob.hash); src.blob != "" && got != src.blob {
 		return r, errkind.New(errkind.DataLoss, "cannot use layer %s: the bytes received have digest %s", src.blob, got)
 	}
-	if err != nil {
+	if err != nil || src.part != nil {
 		return r, err
 	}
 	if diffID != src.diffID {
@@ -277,14 +278,14 @@ func unpackVerified(ctx context.Context, stream io.Reader, dir string, src sourc
 	return r, nil
 }
 
-func unpackStream(ctx context.Context, blob io.Reader, dir string, size, pad int64, rec *tarsplit.Recorder) (unpack.Result, digest.Digest, error) {
-	plain, err := inflate.Reader(blob)
+func unpackStream(ctx context.Context, blob io.Reader, dir string, src source, pad int64, rec *tarsplit.Recorder) (unpack.Result, digest.Digest, error) {
+	plain, err := src.tar(blob)
 	if err != nil {
 		return unpack.Result{}, "", err
 	}
 	defer func() { _ = plain.Close() }()
 	limits := unpack.DefaultLimits()
-	limits.Bytes = min(limits.Bytes, pad+maxRatio*min(size, limits.Bytes/maxRatio))
+	limits.Bytes = min(limits.Bytes, pad+maxRatio*min(src.size, limits.Bytes/maxRatio))
 	tar := &meter{ctx: ctx, r: rec.Tee(plain), hash: sha256.New(), limit: limits.Bytes}
 	r, err := unpack.Layer(ctx, tar, dir, limits)
 	if err != nil {

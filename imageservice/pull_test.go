@@ -297,13 +297,12 @@ func TestBombIsRefused(t *testing.T) {
 	sound(t, s)
 }
 
-func TestArtifactAndAmbiguousManifestsAreRefused(t *testing.T) {
+func TestAmbiguousManifestsAreRefused(t *testing.T) {
 	t.Parallel()
 	s := openStore(t)
 	for name, body := range map[string]string{
-		"both":     `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","layers":[],"manifests":[]}`,
-		"artifact": `{"schemaVersion":2,"config":{"mediaType":"application/vnd.wasm","digest":"sha256:` + strings.Repeat("a", 64) + `","size":2},"layers":[]}`,
-		"foreign":  `{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:` + strings.Repeat("a", 64) + `","size":2},"layers":[{"mediaType":"text/plain","digest":"sha256:` + strings.Repeat("a", 64) + `","size":2}]}`,
+		"both":    `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","layers":[],"manifests":[]}`,
+		"foreign": `{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:` + strings.Repeat("a", 64) + `","size":2},"layers":[{"mediaType":"text/plain","digest":"sha256:` + strings.Repeat("a", 64) + `","size":2}]}`,
 	} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.Contains(r.URL.Path, "/manifests/") {

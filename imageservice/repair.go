@@ -104,12 +104,14 @@ func (s *Service) refetch(ctx context.Context, row meta.Image, name string) erro
 	if err != nil {
 		return err
 	}
-	if m.Config.Digest.String() != row.ID {
+	if imageID(m, b.blobs[len(b.blobs)-1]).String() != row.ID {
 		return errkind.New(errkind.NotFound, "cannot repair image %s: %s is another one on this platform", row.ID, name)
 	}
-	if b.config, err = s.blobs.ReadFile(m.Config.Digest, manifest.MaxBytes); err != nil {
+	config, err := s.blobs.ReadFile(m.Config.Digest, manifest.MaxBytes)
+	if err != nil {
 		return err
 	}
+	b.setConfig(m, config)
 	repo, err := s.client.Repository(ctx, ref, nil)
 	if err != nil {
 		return err

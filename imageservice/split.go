@@ -23,9 +23,9 @@ const splitName = "tar-split.json.gz"
 func (s *Service) splitFile(seq uint64) string { return filepath.Join(s.layerDir(seq), splitName) }
 
 // record starts to record the tar that is unpacked below dir; nil if the
-// store keeps no such records.
-func (s *Service) record(dir string) (*tarsplit.Recorder, error) {
-	if s.cfg.NoTarSplit {
+// store keeps no such records. What an artifact has can be given again without.
+func (s *Service) record(dir string, src source) (*tarsplit.Recorder, error) {
+	if s.cfg.NoTarSplit || src.part != nil {
 		return nil, nil
 	}
 	return tarsplit.Record(filepath.Join(dir, splitName))

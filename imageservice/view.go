@@ -75,12 +75,13 @@ func (s *Service) publish() {
 func (s *Service) image(row meta.Image, tags []string, users map[uint64]int) Image {
 	c := s.configs[row.ID]
 	image := Image{
-		ID:      row.ID,
-		Tags:    tags,
-		Digests: row.Digests,
-		Size:    row.Bytes,
-		Created: c.Created,
-		Config:  c.Image,
+		ID:       row.ID,
+		Tags:     tags,
+		Digests:  row.Digests,
+		Size:     row.Bytes,
+		Created:  c.Created,
+		Config:   c.Image,
+		Artifact: c.Artifact,
 	}
 	image.UID, image.Username = user(c)
 	for _, ref := range slices.Concat(tags, row.Digests) {

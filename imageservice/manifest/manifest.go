@@ -1,6 +1,12 @@
 // Package manifest reads image manifests, indexes and configs: OCI's and
 // docker's, which differ in their media types only. It is pure.
 //
+// A manifest whose config is no image config is an artifact: its layers are
+// files under the names of their titles, or tars of files. Many artifacts have
+// one and the same empty config, so an artifact's manifest stands in for it
+// wherever an image has its config: it is what ParseConfig reads, and its
+// digest is the id.
+//
 // The law: bytes from a registry or an archive are taken for what they say
 // they are only if nothing in them says otherwise. A document that could be
 // read as a manifest and as an index is refused (CVE-2021-41190), so is a
@@ -92,15 +98,16 @@ func parseManifest(b []byte) (Document, error) {
 	if len(m.Layers) > MaxLayers {
 		return Document{}, errkind.New(errkind.ResourceExhausted, "cannot read manifest: it has %d layers, more than %d", len(m.Layers), MaxLayers)
 	}
-	switch m.Config.MediaType {
-	case v1.MediaTypeImageConfig, DockerConfig:
-	default:
-		return Document{}, invalid("its config has media type %q: it is an artifact, not a container image", m.Config.MediaType)
+	if m.Config.MediaType == "" {
+		return Document{}, invalid("its config has no media type")
 	}
 	for _, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
 		if err := checkDescriptor(d); err != nil {
 			return Document{}, err
 		}
+	}
+	if IsArtifact(m) {
+		return Document{Manifest: m}, nil
 	}
 	for _, l := range m.Layers {
 		if err := checkLayer(l); err != nil {
@@ -157,13 +164,20 @@ func checkLayer(d v1.Descriptor) error {
 
 // Config is the part of an image config that the store reads.
 type Config struct {
-	Created time.Time
-	DiffIDs []digest.Digest
-	Image   v1.ImageConfig
+	Created  time.Time
+	DiffIDs  []digest.Digest // of an artifact the ids of its parts
+	Image    v1.ImageConfig
+	Artifact *Artifact // nil for a container image
 }
 
-// ParseConfig reads an image config.
+// ParseConfig reads an image config, or the manifest of an artifact.
 func ParseConfig(b []byte) (Config, error) {
+	var probe struct {
+		SchemaVersion json.RawMessage `json:"schemaVersion"` // only a manifest has it
+	}
+	if err := json.Unmarshal(b, &probe); err == nil && probe.SchemaVersion != nil {
+		return parseArtifactConfig(b)
+	}
 	var c v1.Image
 	if err := json.Unmarshal(b, &c); err != nil {
 		return Config{}, errkind.New(errkind.InvalidArgument, "cannot read image config: %v", err)
