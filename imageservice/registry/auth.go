@@ -1,15 +1,19 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/berth-runtime/berth/imageservice/refs"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
@@ -99,6 +103,7 @@ type authorizer struct {
 	path    string   // of the repository
 	actions []string // that a token is asked for
 	creds   *credentials
+	tokens  *tokens // of the client
 	send    func(*http.Request) (*http.Response, error)
 
 	asking chan struct{} // holds one element while a token is asked for
@@ -107,12 +112,13 @@ type authorizer struct {
 	header string // guarded by mu
 }
 
-func newAuthorizer(base *url.URL, path string, creds *credentials, send func(*http.Request) (*http.Response, error)) *authorizer {
+func newAuthorizer(base *url.URL, path string, creds *credentials, kept *tokens, send func(*http.Request) (*http.Response, error)) *authorizer {
 	a := &authorizer{
 		base:    base,
 		path:    path,
 		actions: []string{"pull"},
 		creds:   creds,
+		tokens:  kept,
 		send:    send,
 		asking:  make(chan struct{}, 1),
 	}
@@ -134,92 +140,129 @@ func (a *authorizer) authorization() string {
 }
 
 // answer gives the header that answers the challenges of a request that was
-// sent with the header used, or "" if there is none to give. Of requests that
-// are challenged together one asks, the others take its token.
-func (a *authorizer) answer(ctx context.Context, challenges []string, used string) (string, error) {
+// sent with the header used, or "" if there is none to give. It is fresh unless
+// it was kept from an earlier pull; then it may be refused, and another one be
+// asked for. Of requests that are challenged together one asks, the others
+// take its token.
+func (a *authorizer) answer(ctx context.Context, challenges []string, used string) (header string, fresh bool, err error) {
 	select {
 	case a.asking <- struct{}{}:
 		defer func() { <-a.asking }()
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return "", false, ctx.Err()
 	}
 	if now := a.authorization(); now != used {
-		return now, nil
+		return now, true, nil
 	}
 	if a.creds != nil && a.creds.registryToken != "" {
-		return "", nil
+		return "", false, nil
 	}
-	header, err := a.ask(ctx, challenges)
+	header, fresh, err = a.ask(ctx, challenges, used)
 	if err != nil || header == "" || header == used {
-		return "", err
+		return "", false, err
 	}
 	a.mu.Lock()
 	a.header = header
 	a.mu.Unlock()
-	return header, nil
+	return header, fresh, nil
 }
 
-func (a *authorizer) ask(ctx context.Context, challenges []string) (string, error) {
+func (a *authorizer) ask(ctx context.Context, challenges []string, used string) (header string, fresh bool, err error) {
 	for _, c := range parseChallenges(challenges) {
 		switch {
 		case c.scheme == "bearer":
-			token, err := a.token(ctx, c)
-			if err != nil {
-				return "", err
-			}
-			return "Bearer " + token, nil
+			return a.bearer(ctx, c, used)
 		case c.scheme == "basic" && a.creds != nil && a.creds.username != "":
-			return "Basic " + basic(a.creds.username, a.creds.password), nil
+			return "Basic " + basic(a.creds.username, a.creds.password), true, nil
 		}
 	}
-	return "", nil
+	return "", false, nil
 }
 
-// token asks the token server that c names for leave to pull.
-func (a *authorizer) token(ctx context.Context, c challenge) (string, error) {
+// bearer gives a token that is kept, or asks the token server that c names for
+// leave to do the actions.
+func (a *authorizer) bearer(ctx context.Context, c challenge, used string) (header string, fresh bool, err error) {
 	realm, err := a.checkRealm(c.params["realm"])
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
-	req, err := a.tokenRequest(ctx, realm, c)
+	service, scopes := c.params["service"], a.scopes(c.params["scope"])
+	if len(service) > maxRealm {
+		return "", false, refuse(errkind.PermissionDenied, "token server of the challenge is not usable")
+	}
+	key := a.tokens.key(a.base, realm, service, scopes, a.creds)
+	if header, ok := a.tokens.get(key, used); ok {
+		return header, false, nil
+	}
+	since := a.tokens.now()
+	req, err := a.tokenRequest(ctx, realm, service, scopes)
 	if err != nil {
-		return "", refuse(errkind.PermissionDenied, "token server of the challenge is not usable")
+		return "", false, refuse(errkind.PermissionDenied, "token server of the challenge is not usable")
 	}
+	header, lifetime, err := a.fetchToken(req)
+	if err == nil {
+		a.tokens.put(key, header, since, lifetime)
+	}
+	return header, true, err
+}
+
+// fetchToken gives the header with the token that req gets, and how long it
+// is good for; 0 if it does not say.
+func (a *authorizer) fetchToken(req *http.Request) (header string, lifetime time.Duration, err error) {
+	from := "token server " + req.URL.Host
 	resp, err := a.send(req)
 	if err != nil {
-		return "", transportFailure("token server "+realm.Host+": ", err)
+		return "", 0, transportFailure(from+": ", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
-		return "", statusFailure("token server "+realm.Host+": ", resp)
+		return "", 0, statusFailure(from+": ", resp)
 	}
-	var got struct {
-		Token       string `json:"token"`
-		AccessToken string `json:"access_token"` // OAuth2's name for it
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxToken))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxToken+1))
 	if err != nil {
-		return "", transportFailure("token server "+realm.Host+": ", err)
+		return "", 0, transportFailure(from+": ", err)
 	}
-	// The decoder's error may quote the body.
-	if json.Unmarshal(body, &got) != nil || got.Token+got.AccessToken == "" {
-		return "", refuse(errkind.PermissionDenied, "token server %s gave no token", realm.Host)
+	text, lifetime, ok := parseToken(body)
+	if !ok {
+		return "", 0, refuse(errkind.PermissionDenied, "%s gave no token", from)
 	}
-	if got.Token != "" {
-		return got.Token, nil
+	return "Bearer " + text, lifetime, nil
+}
+
+// parseToken reads the answer of a token server. Why it is none is not told,
+// as that might quote it.
+func parseToken(body []byte) (text string, lifetime time.Duration, ok bool) {
+	var got struct {
+		Token       string          `json:"token"`
+		AccessToken string          `json:"access_token"` // OAuth2's name for it
+		ExpiresIn   json.RawMessage `json:"expires_in"`   // seconds, by some servers in quotes
 	}
-	return got.AccessToken, nil
+	if len(body) > maxToken || json.Unmarshal(body, &got) != nil {
+		return "", 0, false
+	}
+	text = cmp.Or(got.Token, got.AccessToken)
+	// What is no token by its characters would not make a header.
+	outside := func(r rune) bool { return r <= ' ' || r > '~' }
+	if text == "" || strings.ContainsFunc(text, outside) {
+		return "", 0, false
+	}
+	seconds, err := strconv.ParseUint(strings.Trim(string(got.ExpiresIn), `"`), 10, 64)
+	if err != nil {
+		seconds = 0
+	}
+	return text, time.Duration(min(seconds, uint64(maxLifetime/time.Second))) * time.Second, true
 }
 
 // checkRealm refuses a token server that would get credentials in the clear,
 // or that makes us call services of this machine.
 func (a *authorizer) checkRealm(realm string) (*url.URL, error) {
 	u, err := url.Parse(realm)
-	if err != nil || u.Host == "" || u.User != nil {
+	if err != nil || u.Host == "" || u.User != nil || len(realm) > maxRealm {
 		return nil, refuse(errkind.PermissionDenied, "token server of the challenge is not usable")
 	}
 	home := origin(u) == origin(a.base)
-	local := refs.IsLoopback(u.Host)
+	literal, _ := netip.ParseAddr(u.Hostname())
+	local := refs.IsLoopback(u.Host) || literal.IsValid() && isLocal(literal)
 	switch {
 	case u.Scheme != "https" && u.Scheme != "http":
 	case home:
@@ -231,9 +274,7 @@ func (a *authorizer) checkRealm(realm string) (*url.URL, error) {
 	return nil, refuse(errkind.PermissionDenied, "token server %s://%s refused: it is neither https nor the registry itself", u.Scheme, u.Host)
 }
 
-func (a *authorizer) tokenRequest(ctx context.Context, realm *url.URL, c challenge) (*http.Request, error) {
-	scopes := a.scopes(c.params["scope"])
-	service := c.params["service"]
+func (a *authorizer) tokenRequest(ctx context.Context, realm *url.URL, service string, scopes []string) (*http.Request, error) {
 	if a.creds != nil && a.creds.identityToken != "" {
 		form := url.Values{
 			"grant_type":    {"refresh_token"},
@@ -285,7 +326,7 @@ func (a *authorizer) scopes(asked string) []string {
 				actions = append(actions, action)
 			}
 		}
-		if len(actions) > 0 {
+		if len(actions) > 0 && len(scopes) < maxScopes && len(name) <= maxRealm {
 			scopes = append(scopes, "repository:"+name[:i]+":"+strings.Join(actions, ","))
 		}
 	}

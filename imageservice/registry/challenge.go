@@ -10,7 +10,8 @@ type challenge struct {
 }
 
 // parseChallenges reads all challenges of all headers. What is malformed ends
-// the reading of its header: the challenges before it stand.
+// the reading of its header: the challenges before it stand. So do those before
+// there are too many.
 func parseChallenges(headers []string) []challenge {
 	var all []challenge
 	for _, h := range headers {
@@ -20,6 +21,9 @@ func parseChallenges(headers []string) []challenge {
 			scheme, rest = cutToken(rest)
 			if scheme == "" {
 				break
+			}
+			if len(all) == maxChallenges {
+				return all
 			}
 			c := challenge{scheme: strings.ToLower(scheme), params: map[string]string{}}
 			rest = c.readParams(rest)
@@ -41,7 +45,9 @@ func (c *challenge) readParams(s string) (rest string) {
 		}
 		var value string
 		value, s = cutValue(strings.TrimLeft(after[1:], " \t"))
-		c.params[strings.ToLower(name)] = value
+		if len(c.params) < maxChallenges {
+			c.params[strings.ToLower(name)] = value
+		}
 	}
 }
 

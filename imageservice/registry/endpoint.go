@@ -40,7 +40,7 @@ func (c *Client) newEndpoint(h host, ref refs.Ref, creds *credentials) (*endpoin
 	if !creds.mayGoTo(h.base, ref.Host) {
 		creds = nil
 	}
-	e.auth = newAuthorizer(h.base, ref.Path, creds, func(req *http.Request) (*http.Response, error) {
+	e.auth = newAuthorizer(h.base, ref.Path, creds, c.tokens, func(req *http.Request) (*http.Response, error) {
 		req.Header.Set("User-Agent", e.userAgent)
 		return e.send(&http.Client{Transport: rt, CheckRedirect: stayAtOrigin}, req)
 	})

@@ -205,11 +205,12 @@ func (e *endpoint) request(ctx context.Context, o outgoing, authorization string
 	return req, nil
 }
 
-// do sends o and answers one challenge for credentials. The caller closes the
+// do sends o and answers one challenge for credentials, or two if what was kept
+// for the first is refused. The caller closes the
 // body of the answer, whatever the status.
 func (e *endpoint) do(ctx context.Context, o outgoing) (*http.Response, error) {
 	authorization := e.auth.authorization()
-	for challenged := false; ; challenged = true {
+	for challenged := false; ; {
 		req, err := e.request(ctx, o, authorization)
 		if err != nil {
 			return nil, err
@@ -223,7 +224,7 @@ func (e *endpoint) do(ctx context.Context, o outgoing) (*http.Response, error) {
 		if origin(resp.Request.URL) != origin(e.base) {
 			return resp, nil
 		}
-		next, err := e.auth.answer(ctx, resp.Header.Values("Www-Authenticate"), authorization)
+		next, fresh, err := e.auth.answer(ctx, resp.Header.Values("Www-Authenticate"), authorization)
 		if err == nil && next == "" {
 			return resp, nil
 		}
@@ -231,6 +232,6 @@ func (e *endpoint) do(ctx context.Context, o outgoing) (*http.Response, error) {
 		if err != nil {
 			return nil, err
 		}
-		authorization = next
+		authorization, challenged = next, fresh
 	}
 }

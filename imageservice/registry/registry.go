@@ -63,6 +63,7 @@ type Config struct {
 type Client struct {
 	cfg         Config
 	environment proxyFunc
+	tokens      *tokens
 
 	// For hosts without settings of their own, and for where those lead.
 	plain, guarded *http.Transport
@@ -82,7 +83,7 @@ func New(cfg Config) *Client {
 	case cfg.Retries < 0:
 		cfg.Retries = 0
 	}
-	c := &Client{cfg: cfg, environment: environmentProxies()}
+	c := &Client{cfg: cfg, environment: environmentProxies(), tokens: newTokens()}
 	c.plain = newTransport(nil, 0, c.environment, anywhere)
 	c.guarded = newTransport(nil, 0, nil, offMachine)
 	return c
