@@ -19,7 +19,7 @@ import (
 
 // PullImage fetches an image and returns its id.
 func (s *Server) PullImage(ctx context.Context, r *criv1.PullImageRequest) (*criv1.PullImageResponse, error) {
-	ref, err := imageName(r.Image)
+	ref, err := s.imageName(r.Image)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +110,7 @@ func (s *Server) pinned() func(imageservice.Image) bool {
 
 // ImageStatus tells all of an image; one that is not here is no error.
 func (s *Server) ImageStatus(ctx context.Context, r *criv1.ImageStatusRequest) (*criv1.ImageStatusResponse, error) {
-	ref, err := imageName(r.Image)
+	ref, err := s.imageName(r.Image)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func (s *Server) ImageStatus(ctx context.Context, r *criv1.ImageStatusRequest) (
 
 // RemoveImage removes an image with all its names.
 func (s *Server) RemoveImage(ctx context.Context, r *criv1.RemoveImageRequest) (*criv1.RemoveImageResponse, error) {
-	ref, err := imageName(r.Image)
+	ref, err := s.imageName(r.Image)
 	if err != nil {
 		return nil, err
 	}
@@ -153,9 +153,9 @@ func (s *Server) ImageFsInfo(ctx context.Context, _ *criv1.ImageFsInfoRequest) (
 }
 
 // imageName gives the reference in an image's specification.
-func imageName(i *criv1.ImageSpec) (string, error) {
+func (s *Server) imageName(i *criv1.ImageSpec) (string, error) {
 	if i.GetImage() == "" {
 		return "", errkind.New(errkind.InvalidArgument, "the request names no image")
 	}
-	return i.GetImage(), checkHandler(i.GetRuntimeHandler())
+	return i.GetImage(), s.checkHandler(i.GetRuntimeHandler())
 }

@@ -10,7 +10,7 @@ import (
 
 // RunPodSandbox makes a pod that containers can be created in.
 func (s *Server) RunPodSandbox(ctx context.Context, r *criv1.RunPodSandboxRequest) (*criv1.RunPodSandboxResponse, error) {
-	if err := checkHandler(r.RuntimeHandler); err != nil {
+	if err := s.checkHandler(r.RuntimeHandler); err != nil {
 		return nil, err
 	}
 	cfg, err := translate.Pod(r.Config, r.RuntimeHandler)

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"slices"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -12,18 +13,23 @@ import (
 // it says nothing and has never changed.
 const kubeletAPIVersion = "0.1.0"
 
-// The runtime handlers: the default one and its name.
-const (
-	handlerDefault = ""
-	handlerRunc    = "runc"
-)
-
 // checkHandler refuses a handler that does not exist.
-func checkHandler(name string) error {
-	if name != handlerDefault && name != handlerRunc {
-		return errkind.New(errkind.InvalidArgument, "runtime handler %q is not known: there is only %q", name, handlerRunc)
+func (s *Server) checkHandler(name string) error {
+	if name != "" && !slices.Contains(s.cfg.Handlers, name) {
+		return errkind.New(errkind.InvalidArgument, "runtime handler %q is not configured: there is %q", name, s.cfg.Handlers)
 	}
 	return nil
+}
+
+// handlers lists the runtime handlers with what each can do: the default one,
+// without a name, first. All run containers in the shim, so all can the same.
+func (s *Server) handlers() []*criv1.RuntimeHandler {
+	features := &criv1.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: s.cfg.RecursiveReadOnly}
+	out := []*criv1.RuntimeHandler{{Features: features}}
+	for _, name := range s.cfg.Handlers {
+		out = append(out, &criv1.RuntimeHandler{Name: name, Features: features})
+	}
+	return out
 }
 
 // Version tells who we are.
@@ -42,18 +48,14 @@ func (s *Server) Status(ctx context.Context, r *criv1.StatusRequest) (*criv1.Sta
 	if err := s.cfg.NetworkStatus(ctx); err != nil {
 		network.Status, network.Reason, network.Message = false, "NetworkPluginNotReady", err.Error()
 	}
-	features := &criv1.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: s.cfg.RecursiveReadOnly}
 	out := &criv1.StatusResponse{
 		// A daemon that has sockets has recovered, so it is ready.
 		Status: &criv1.RuntimeStatus{Conditions: []*criv1.RuntimeCondition{
 			{Type: criv1.RuntimeReady, Status: true},
 			network,
 		}},
-		RuntimeHandlers: []*criv1.RuntimeHandler{
-			{Name: handlerDefault, Features: features},
-			{Name: handlerRunc, Features: features},
-		},
-		Features: &criv1.RuntimeFeatures{SupplementalGroupsPolicy: true},
+		RuntimeHandlers: s.handlers(),
+		Features:        &criv1.RuntimeFeatures{SupplementalGroupsPolicy: true},
 	}
 	if r.GetVerbose() {
 		out.Info = map[string]string{"config": s.cfg.ConfigJSON()}

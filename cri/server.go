@@ -62,6 +62,7 @@ type Config struct {
 	RuntimeName  string         // "berth": the scheme of container ids in Kubernetes
 	Version      string         // of berth, semantic
 	CgroupDriver string         // "systemd" or "cgroupfs"
+	Handlers     []string       // names of the runtime handlers beside the default one's empty name, sorted
 
 	// RecursiveReadOnly tells that the kernel can make mounts read-only with
 	// all below them (5.12).

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +54,7 @@ func (n *node) serve(t *testing.T, v pod.View) clients {
 	g := grpc.NewServer(ServerOptions()...)
 	New(Config{
 		View: v, Pods: n.pods, Images: n.images, RuntimeName: "berth", Version: "1.2.3", CgroupDriver: "cgroupfs",
+		Handlers:          []string{"runc", "trusted"},
 		RecursiveReadOnly: true,
 		NetworkStatus:     func(context.Context) error { return n.network },
 		ConfigJSON:        func() string { return `{"stateDir":"/s"}` },
@@ -296,8 +298,18 @@ func TestWhatTheKubeletDemandsAtItsStart(t *testing.T) {
 
 	n.network = errors.New("the bridge is gone")
 	st, err := n.remote.Status(ctx, &criv1.StatusRequest{Verbose: true})
-	if err != nil || st.Info["config"] != `{"stateDir":"/s"}` || len(st.RuntimeHandlers) != 2 || !st.Features.SupplementalGroupsPolicy {
+	if err != nil || st.Info["config"] != `{"stateDir":"/s"}` || !st.Features.SupplementalGroupsPolicy {
 		t.Errorf("status: %v, %v", st, err)
+	}
+	var handlers []string
+	for _, h := range st.RuntimeHandlers {
+		handlers = append(handlers, h.Name)
+		if !h.Features.GetRecursiveReadOnlyMounts() {
+			t.Errorf("handler %q: features %v", h.Name, h.Features)
+		}
+	}
+	if want := []string{"", "runc", "trusted"}; !slices.Equal(handlers, want) {
+		t.Errorf("handlers %q, want %q", handlers, want)
 	}
 	for _, c := range st.Status.Conditions {
 		switch {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/berth-runtime/berth/imageservice/registry"
 	"github.com/berth-runtime/berth/runtime/network/bridge"
 )
 
@@ -23,12 +24,16 @@ type config struct {
 	NetnsDir string `toml:"netns_dir,commented" comment:"Where the network namespaces of pods are pinned."`
 	LogLevel int    `toml:"log_level,commented" comment:"0 errors and warnings, 2 changes, 4 refusals, 5 every call."`
 
+	DefaultHandler string `toml:"default_handler,commented" comment:"The runtime handler of pods that name none."`
+
 	Cgroup  cgroupConfig  `toml:"cgroup" comment:"Control groups."`
 	Shim    shimConfig    `toml:"shim" comment:"The process that is the parent of containers and outlives the daemon."`
 	Network networkConfig `toml:"network" comment:"The embedded bridge network."`
 	Image   imageConfig   `toml:"image" comment:"Images."`
 	Volumes volumesConfig `toml:"volumes" comment:"Volumes."`
 	Stream  streamConfig  `toml:"stream" comment:"The server that exec, attach and port-forward stream through."`
+
+	Handlers map[string]handlerConfig `toml:"handlers" comment:"Runtime handlers: a RuntimeClass of Kubernetes names one. Each [handlers.NAME]\nis one more; this one is always there."`
 }
 
 type cgroupConfig struct {
@@ -54,11 +59,12 @@ type networkConfig struct {
 }
 
 type imageConfig struct {
-	DefaultRegistry string   `toml:"default_registry,commented" comment:"Registry of a reference that names none."`
-	CertsDirs       []string `toml:"certs_dirs,commented" comment:"Directories of <host>/hosts.toml: mirrors and certificates of registries."`
-	Pinned          []string `toml:"pinned,commented" comment:"Images that the kubelet's garbage collection is told to leave alone."`
-	TarSplit        bool     `toml:"tar_split,commented" comment:"Keep what makes a layer's tar again: without it images that are pulled\nfrom now on cannot be saved or pushed."`
-	VerifiersDir    string   `toml:"verifiers_dir,commented" comment:"Directory of programs that must all agree to an image before it is pulled;\nthey are called like containerd's image verifiers. Empty: none is asked."`
+	DefaultRegistry string            `toml:"default_registry,commented" comment:"Registry of a reference that names none."`
+	CertsDirs       []string          `toml:"certs_dirs,commented" comment:"Directories of <host>/hosts.toml: mirrors and certificates of registries."`
+	Proxies         map[string]string `toml:"proxies,inline,commented" comment:"Proxies of registries that need another than HTTP_PROXY, HTTPS_PROXY and\nNO_PROXY of the environment say, by host or host:port: { 'quay.io' =\n'http://user:password@proxy.example:3128' }. Token servers and storage hosts of\nthat registry go through it too. Empty: none. Credentials are never shown."`
+	Pinned          []string          `toml:"pinned,commented" comment:"Images that the kubelet's garbage collection is told to leave alone."`
+	TarSplit        bool              `toml:"tar_split,commented" comment:"Keep what makes a layer's tar again: without it images that are pulled\nfrom now on cannot be saved or pushed."`
+	VerifiersDir    string            `toml:"verifiers_dir,commented" comment:"Directory of programs that must all agree to an image before it is pulled;\nthey are called like containerd's image verifiers. Empty: none is asked."`
 }
 
 type volumesConfig struct {
@@ -77,8 +83,11 @@ func defaultConfig() config {
 		Network: networkConfig{
 			Enabled: true, Bridge: "berth0", Masquerade: true,
 		},
-		Image:  imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Pinned: []string{}, TarSplit: true},
+		Image:  imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Proxies: map[string]string{}, Pinned: []string{}, TarSplit: true},
 		Stream: streamConfig{Address: "127.0.0.1:0"},
+
+		DefaultHandler: builtinHandler,
+		Handlers:       map[string]handlerConfig{builtinHandler: {Rlimits: []rlimit{}, PodAnnotations: []string{}, ContainerAnnotations: []string{}}},
 	}
 	for _, p := range bridge.DefaultSubnets() {
 		c.Network.Subnets = append(c.Network.Subnets, p.String())
@@ -125,8 +134,14 @@ func (c *config) validate() error {
 	if at, err := netip.ParseAddrPort(c.Stream.Address); err != nil || !at.Addr().IsLoopback() {
 		return bad("stream.address", "%q is not a loopback address and a port, such as 127.0.0.1:0", c.Stream.Address)
 	}
+	if key, why := c.wrongHandler(); why != "" {
+		return bad(key, "%s", why)
+	}
 	if dir := c.Image.VerifiersDir; dir != "" && !filepath.IsAbs(dir) {
 		return bad("image.verifiers_dir", "%q is not an absolute path", dir)
+	}
+	if _, err := registry.ParseProxies(c.Image.Proxies); err != nil {
+		return bad("image.proxies", "%v", err)
 	}
 	for _, dir := range c.Image.CertsDirs {
 		if !filepath.IsAbs(dir) {

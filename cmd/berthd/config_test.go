@@ -9,7 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/berth-runtime/berth/runtime/spec"
 )
 
 // write puts files below a directory of the test and returns the path of its
@@ -66,6 +69,14 @@ func TestConfigErrorsNameThePlace(t *testing.T) {
 		"two of a family":       {map[string]string{"config.toml": "[network]\nsubnets = ['10.0.0.0/16', '10.1.0.0/16']\n"}, []string{"network.subnets", "at most one of IPv6"}},
 		"long bridge":           {map[string]string{"config.toml": "[network]\nbridge = 'a-very-long-name'\n"}, []string{"network.bridge"}},
 		"relative root":         {map[string]string{"config.toml": "root = 'x'\n"}, []string{"root"}},
+		"bad name of a handler": {map[string]string{"config.toml": "[handlers.Big]\n"}, []string{"handlers", "Big"}},
+		"unknown default":       {map[string]string{"config.toml": "default_handler = 'kata'\n"}, []string{"default_handler", "kata"}},
+		"bad limit":             {map[string]string{"config.toml": "[handlers.x]\ndefault_ulimits = ['files=1']\n"}, []string{"config.toml:2:", "files=1", "nofile"}},
+		"soft above hard":       {map[string]string{"config.toml": "[handlers.x]\ndefault_ulimits = ['nofile=2:1']\n"}, []string{"config.toml:2:", "nofile=2:1"}},
+		"limit twice":           {map[string]string{"config.toml": "[handlers.x]\ndefault_ulimits = ['nofile=1', 'nofile=2']\n"}, []string{"handlers.x.default_ulimits", "twice"}},
+		"bad pattern":           {map[string]string{"config.toml": "[handlers.x]\npod_annotations = ['a[']\n"}, []string{"handlers.x.pod_annotations", "a["}},
+		"relative profile":      {map[string]string{"config.toml": "[handlers.x]\nseccomp_profile = 'p.json'\n"}, []string{"handlers.x.seccomp_profile"}},
+		"open without withheld": {map[string]string{"config.toml": "[handlers.x]\nprivileged_without_host_devices_all_devices_allowed = true\n"}, []string{"needs privileged_without_host_devices"}},
 		"state inside of root":  {map[string]string{"config.toml": "state = '/var/lib/berth/run'\n"}, []string{"state"}},
 		"the file is not there": {nil, []string{"config.toml", "no such file"}},
 	} {
@@ -118,5 +129,27 @@ func TestTheShippedSampleIsTheDefault(t *testing.T) {
 	}
 	if err := toml.Unmarshal(shipped, &struct{}{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A drop-in adds a handler and changes a key of another one; the default one
+// answers to the empty name too.
+func TestHandlers(t *testing.T) {
+	t.Parallel()
+	path := write(t, map[string]string{
+		"config.toml":      "default_handler = 'trusted'\n[handlers.trusted]\ncgroup_writable = true\ndefault_ulimits = ['nofile=1024:2048', 'core=-1']\n",
+		"conf.d/10-a.toml": "[handlers.trusted]\npod_annotations = ['example.org/*']\n[handlers.plain]\n",
+	})
+	cfg, err := parseArgs([]string{"--config", path}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := cfg.handlers()
+	trusted := spec.Handler{CgroupWritable: true, PodAnnotations: []string{"example.org/*"}, Rlimits: []specs.POSIXRlimit{
+		{Type: "RLIMIT_NOFILE", Soft: 1024, Hard: 2048}, {Type: "RLIMIT_CORE", Soft: 1<<64 - 1, Hard: 1<<64 - 1}}}
+	builtin := spec.Handler{PodAnnotations: []string{}, ContainerAnnotations: []string{}}
+	want := map[string]spec.Handler{"": trusted, "trusted": trusted, "runc": builtin, "plain": {}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }

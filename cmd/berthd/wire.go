@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/berth-runtime/berth/cri"
 	"github.com/berth-runtime/berth/cri/admin"
@@ -44,6 +46,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		Root:            imageRoot,
 		DefaultRegistry: cfg.Image.DefaultRegistry,
 		CertsDirs:       cfg.Image.CertsDirs,
+		Proxies:         cfg.Image.Proxies,
 		Pinned:          cfg.Image.Pinned,
 		NoTarSplit:      !cfg.Image.TarSplit,
 		Verifiers:       verifier.Programs{Dir: cfg.Image.VerifiersDir},
@@ -72,6 +75,8 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		Images:  podImages{Service: images, root: imageRoot},
 		Volumes: podVolumes{volumes.Resolver{Strict: cfg.Volumes.Strict}},
 		Network: net,
+
+		Handlers: cfg.handlers(),
 	})
 	if err != nil {
 		closeNetwork()
@@ -88,6 +93,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			RuntimeName:       "berth",
 			Version:           version,
 			CgroupDriver:      driver,
+			Handlers:          slices.Sorted(maps.Keys(cfg.Handlers)),
 			RecursiveReadOnly: volumes.ProbeRRO(),
 			NetworkStatus:     net.Status,
 			ConfigJSON:        func() string { return statusConfig(cfg, driver) },

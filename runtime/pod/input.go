@@ -14,7 +14,6 @@ import (
 
 	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/sys/cgroup"
-	"github.com/berth-runtime/berth/runtime/sys/device"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
@@ -24,11 +23,14 @@ func (t *Table) specInput(ctx context.Context, c *container) (*spec.Input, error
 	if rec.Config.Security.Privileged && !pod.Config.Privileged {
 		return nil, errkind.New(errkind.FailedPrecondition, "the container is privileged but its pod %s is not", pod.ID)
 	}
+	handler, err := t.handler(pod.Config.RuntimeHandler)
+	if err != nil {
+		return nil, err
+	}
 	oci, _ := t.cgroup(pod.Config.CgroupParent, c.id)
-	in := &spec.Input{ID: c.id, PodID: pod.ID, Pod: &pod.Config, Container: &rec.Config, Image: &rec.Image, User: rec.User,
+	in := &spec.Input{ID: c.id, PodID: pod.ID, Pod: &pod.Config, Container: &rec.Config, Image: &rec.Image, User: rec.User, Handler: handler,
 		Hostname: hostname(&pod.Config), Rootfs: t.rootfs(c.id), CgroupPath: oci, HostCaps: t.hostCaps,
 		CgroupV2: cgroup.Unified(), NoSwapLimit: !cgroup.SwapLimit()}
-	var err error
 	if in.NamespacePaths, err = t.containerNamespaces(c); err != nil {
 		return nil, err
 	}
@@ -38,16 +40,12 @@ func (t *Table) specInput(ctx context.Context, c *container) (*spec.Input, error
 	if in.Devices, err = hostDevices(rec.Config.Devices); err != nil {
 		return nil, err
 	}
-	if rec.Config.Security.Privileged {
-		nodes, err := device.Below("/dev")
-		if err != nil {
-			return nil, fmt.Errorf("cannot list the host's devices: %w", err)
-		}
-		for _, n := range nodes {
-			in.HostDevices = append(in.HostDevices, ociDevice(n, n.Path))
+	if rec.Config.Security.Privileged && !handler.NoHostDevices {
+		if in.HostDevices, err = allDevices(); err != nil {
+			return nil, err
 		}
 	}
-	in.Seccomp, err = t.seccomp(&rec.Config.Security)
+	in.Seccomp, err = t.seccomp(&rec.Config.Security, handler.Seccomp)
 	return in, err
 }
 
@@ -138,72 +136,6 @@ func (t *Table) copyUp(ctx context.Context, c *container, path, dst string) erro
 		return fmt.Errorf("cannot fill the image's volume %s: %w", path, err)
 	}
 	return nil
-}
-
-// hostDevices resolves the devices asked for; a directory is all below it.
-func hostDevices(asked []spec.Device) ([]specs.LinuxDevice, error) {
-	var out []specs.LinuxDevice
-	for _, d := range asked {
-		host, err := filepath.EvalSymlinks(d.HostPath)
-		if err != nil {
-			return nil, errkind.New(errkind.InvalidArgument, "cannot find device %s on the host: %w", d.HostPath, err)
-		}
-		st, err := os.Stat(host)
-		if err != nil {
-			return nil, err
-		}
-		if !st.IsDir() {
-			n, err := device.Stat(host)
-			if err != nil {
-				return nil, errkind.New(errkind.InvalidArgument, "cannot use device %s: %w", d.HostPath, err)
-			}
-			out = append(out, ociDevice(n, d.ContainerPath))
-			continue
-		}
-		nodes, err := device.Below(host)
-		if err != nil {
-			return nil, err
-		}
-		for _, n := range nodes {
-			out = append(out, ociDevice(n, filepath.Join(d.ContainerPath, strings.TrimPrefix(n.Path, host))))
-		}
-	}
-	return out, nil
-}
-
-func ociDevice(n device.Node, path string) specs.LinuxDevice {
-	mode, uid, gid := n.Mode, n.UID, n.GID
-	return specs.LinuxDevice{Path: path, Type: n.Type, Major: n.Major, Minor: n.Minor, FileMode: &mode, UID: &uid, GID: &gid}
-}
-
-// maxSeccompFile bounds a localhost profile, in bytes.
-const maxSeccompFile = 4 << 20
-
-// seccomp resolves the filter; nil is unconfined, as is any privileged container.
-func (t *Table) seccomp(sec *spec.Security) (*specs.LinuxSeccomp, error) {
-	if sec.Seccomp == nil || sec.Privileged || sec.Seccomp.Mode == spec.SeccompUnconfined {
-		return nil, nil
-	}
-	caps, err := spec.Capabilities(sec, t.hostCaps)
-	if err != nil {
-		return nil, err
-	}
-	if sec.Seccomp.Mode == spec.SeccompDefault {
-		return spec.DefaultSeccomp(caps)
-	}
-	f, err := os.Open(sec.Seccomp.Path)
-	if err != nil {
-		return nil, errkind.New(errkind.InvalidArgument, "cannot open seccomp profile: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	b, err := io.ReadAll(io.LimitReader(f, maxSeccompFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(b) > maxSeccompFile {
-		return nil, errkind.New(errkind.InvalidArgument, "seccomp profile %s is larger than %d bytes", sec.Seccomp.Path, maxSeccompFile)
-	}
-	return spec.ParseSeccompFile(b, caps)
 }
 
 // reader makes a reader of a file that may be absent. spec.ResolveUser bounds

@@ -126,6 +126,9 @@ func (t *Table) leasePod(ctx context.Context, p *Pod) error {
 	if c.LogDirectory != "" && !filepath.IsAbs(c.LogDirectory) {
 		return errkind.New(errkind.InvalidArgument, "log directory %q is not an absolute path", c.LogDirectory)
 	}
+	if _, err := t.handler(c.RuntimeHandler); err != nil {
+		return err
+	}
 	if !hasNetns(c) {
 		return nil
 	}

@@ -38,6 +38,9 @@ type Config struct {
 	Images        Images
 	Volumes       Volumes
 	Network       network.Network
+	// Handlers are the runtime handlers by name. The empty name is the default
+	// one's; without an entry it is the built-in one.
+	Handlers map[string]spec.Handler
 	// Observe, if set, is told of every step of every verb.
 	Observe func(verb, step string, took time.Duration, err error)
 }
@@ -121,6 +124,9 @@ type container struct {
 // New makes a Table over the directories of cfg. Recover must be called
 // before any other method.
 func New(cfg Config) (*Table, error) {
+	if err := checkHandlers(cfg.Handlers); err != nil {
+		return nil, err
+	}
 	podRows, err := state.Open[podRecord](filepath.Join(cfg.Root, "pods"))
 	if err != nil {
 		return nil, err

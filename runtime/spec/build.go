@@ -16,7 +16,9 @@ type Input struct {
 	Container *Container
 	Image     *ImageConfig
 	User      User
-	Hostname  string
+	// Handler is that of the pod.
+	Handler  Handler
+	Hostname string
 	// Rootfs is the absolute path of the mounted root file system.
 	Rootfs string
 	// Mounts are the resolved volumes with the /etc files and /dev/shm. One
@@ -81,24 +83,6 @@ func build(in Input) (*specs.Spec, error) {
 	}, nil
 }
 
-// annotations are those of the peers that agents on a node look for. None has
-// a value of the image's.
-func annotations(in Input) map[string]string {
-	image := in.Container.UserImage
-	if image == "" {
-		image = in.Container.Image
-	}
-	return map[string]string{
-		"io.kubernetes.cri.container-type":    "container",
-		"io.kubernetes.cri.container-name":    in.Container.Metadata.Name,
-		"io.kubernetes.cri.image-name":        image,
-		"io.kubernetes.cri.sandbox-id":        in.PodID,
-		"io.kubernetes.cri.sandbox-name":      in.Pod.Metadata.Name,
-		"io.kubernetes.cri.sandbox-namespace": in.Pod.Metadata.Namespace,
-		"io.kubernetes.cri.sandbox-uid":       in.Pod.Metadata.UID,
-	}
-}
-
 func linux(in Input) (*specs.Linux, error) {
 	sec := &in.Container.Security
 	namespaces, err := namespaces(in)
@@ -111,10 +95,9 @@ func linux(in Input) (*specs.Linux, error) {
 		Namespaces:  namespaces,
 		CgroupsPath: in.CgroupPath,
 		Resources:   resources,
-		Devices:     slices.Clone(in.Devices),
+		Devices:     deviceNodes(in),
 	}
 	if sec.Privileged {
-		out.Devices = withHostDevices(in.Devices, in.HostDevices)
 		return out, nil
 	}
 	out.MaskedPaths = slices.Clone(sec.MaskedPaths)
@@ -124,17 +107,6 @@ func linux(in Input) (*specs.Linux, error) {
 		return nil, fmt.Errorf("its seccomp filter %q was not resolved", sec.Seccomp.Mode)
 	}
 	return out, nil
-}
-
-// withHostDevices adds the host's nodes that asked does not have at the same path.
-func withHostDevices(asked, host []specs.LinuxDevice) []specs.LinuxDevice {
-	out := slices.Clone(asked)
-	for _, d := range host {
-		if !slices.ContainsFunc(asked, func(a specs.LinuxDevice) bool { return a.Path == d.Path }) {
-			out = append(out, d)
-		}
-	}
-	return out
 }
 
 // namespaces lists those that are not the host's.

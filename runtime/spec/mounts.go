@@ -11,17 +11,22 @@ import (
 )
 
 // defaultMounts are the file systems that every container has.
-func defaultMounts(sec *Security) []specs.Mount {
-	access := "ro"
+func defaultMounts(in Input) []specs.Mount {
+	sec, access, groups := &in.Container.Security, "ro", "ro"
 	if sec.Privileged {
 		access = "rw"
+	}
+	// In a cgroup namespace the root is the container's own group. Elsewhere
+	// writing would reach the host's (CVE-2023-25809).
+	if sec.Privileged || in.Handler.CgroupWritable && in.CgroupV2 {
+		groups = "rw"
 	}
 	out := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
-		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", groups}},
 	}
 	// The queues of the host's IPC namespace are not shown: a mount of them
 	// would be the host's own, with the host's permissions.
@@ -44,7 +49,7 @@ func allMounts(in Input) ([]specs.Mount, error) {
 	}
 	_, ownDev := given["/dev"]
 	var out []specs.Mount
-	for _, m := range defaultMounts(&in.Container.Security) {
+	for _, m := range defaultMounts(in) {
 		_, replaced := given[m.Destination]
 		if replaced || ownDev && strings.HasPrefix(m.Destination, "/dev/") {
 			continue

@@ -46,6 +46,7 @@ func process(in Input) (*specs.Process, error) {
 		Capabilities:    caps,
 		NoNewPrivileges: sec.NoNewPrivs,
 		OOMScoreAdj:     &adj,
+		Rlimits:         slices.Clone(in.Handler.Rlimits),
 	}
 	if !sec.Privileged {
 		p.ApparmorProfile = sec.AppArmor

@@ -2,9 +2,7 @@ package spec
 
 import (
 	"maps"
-	"path"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -64,47 +62,4 @@ func memoryLimits(r Resources, noSwapLimit bool) *specs.LinuxMemory {
 		return nil
 	}
 	return &memory
-}
-
-// deviceRules is the device cgroup: everything is denied but the nodes that
-// every container has in /dev, and the devices it was given.
-func deviceRules(in Input) []specs.LinuxDeviceCgroup {
-	if in.Container.Security.Privileged {
-		return []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
-	}
-	rules := []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
-	allow := func(kind string, major, minor int64, access string) {
-		rules = append(rules, specs.LinuxDeviceCgroup{Allow: true, Type: kind, Major: &major, Minor: &minor, Access: access})
-	}
-	allow("c", 1, 3, "rwm") // null
-	allow("c", 1, 5, "rwm") // zero
-	allow("c", 1, 7, "rwm") // full
-	allow("c", 1, 8, "rwm") // random
-	allow("c", 1, 9, "rwm") // urandom
-	allow("c", 5, 0, "rwm") // tty
-	allow("c", 5, 2, "rwm") // ptmx
-	pts := int64(136)       // pts/*: every minor
-	rules = append(rules, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &pts, Access: "rwm"})
-	for _, d := range in.Devices {
-		allow(d.Type, d.Major, d.Minor, access(in.Container.Devices, d.Path))
-	}
-	return rules
-}
-
-// access finds the permissions asked for the node at node: a request may name
-// a directory, whose nodes all came of it. The closest request decides; a
-// node that was not asked for by path (CDI) has all.
-func access(asked []Device, node string) string {
-	best, out := -1, "rwm"
-	for _, d := range asked {
-		dir := path.Clean(d.ContainerPath)
-		if node != dir && !strings.HasPrefix(node, strings.TrimSuffix(dir, "/")+"/") || len(dir) <= best {
-			continue
-		}
-		best = len(dir)
-		if out = d.Permissions; out == "" {
-			out = "rwm"
-		}
-	}
-	return out
 }

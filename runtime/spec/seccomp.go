@@ -9,9 +9,9 @@ import (
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
-// maxSeccompProfile bounds a profile in bytes. The default one, which names
+// MaxSeccompProfile bounds a profile in bytes. The default one, which names
 // nearly every system call, has 20 KiB.
-const maxSeccompProfile = 1 << 20
+const MaxSeccompProfile = 1 << 20
 
 // DefaultSeccomp is the filter of SeccompDefault for a container whose
 // bounding set is caps: a capability lets the system calls pass that it is
@@ -28,9 +28,9 @@ func DefaultSeccomp(caps []string) (*specs.LinuxSeccomp, error) {
 // ParseSeccompFile reads a profile of SeccompLocalhost, in Docker's form or
 // OCI's, for a container whose bounding set is caps.
 func ParseSeccompFile(data []byte, caps []string) (*specs.LinuxSeccomp, error) {
-	if len(data) > maxSeccompProfile {
+	if len(data) > MaxSeccompProfile {
 		return nil, errkind.New(errkind.InvalidArgument,
-			"cannot read the seccomp profile: it has %d bytes, at most %d are read", len(data), maxSeccompProfile)
+			"cannot read the seccomp profile: it has %d bytes, at most %d are read", len(data), MaxSeccompProfile)
 	}
 	filter, err := seccomp.LoadProfile(string(data), bounded(caps))
 	switch {

@@ -45,7 +45,7 @@ func TestParseSeccompFile(t *testing.T) {
 		"no JSON":           "unconfined",
 		"wrong type":        `{"defaultAction":7}`,
 		"both archs":        `{"defaultAction":"SCMP_ACT_ALLOW","architectures":["x"],"archMap":[{"architecture":"y"}]}`,
-		"large":             string(bytes.Repeat([]byte(" "), maxSeccompProfile)) + `{"defaultAction":"SCMP_ACT_ALLOW"}`,
+		"large":             string(bytes.Repeat([]byte(" "), MaxSeccompProfile)) + `{"defaultAction":"SCMP_ACT_ALLOW"}`,
 	} {
 		if _, err := ParseSeccompFile([]byte(data), nil); !errkind.Is(err, errkind.InvalidArgument) {
 			t.Errorf("%s: %v, want InvalidArgument", name, err)
