@@ -19,13 +19,14 @@ type Refusal = verifier.Refusal
 
 // Config says where the store is and how it pulls.
 type Config struct {
-	Root              string   // such as /var/lib/berth/images; all of it belongs to the store
-	DefaultRegistry   string   // host of a reference that names none; empty means docker.io
-	CertsDirs         []string // directories of <host>/hosts.toml
-	BootID            string   // of this boot; the store remembers under which one it was last open
-	MaxParallelLayers int      // layers that one store downloads at a time; 0 means 4
-	Pinned            []string // references that image garbage collection must leave alone
-	NoTarSplit        bool     // do not keep what makes a layer's tar again: saves little, and forbids to save and push
+	Root              string            // such as /var/lib/berth/images; all of it belongs to the store
+	DefaultRegistry   string            // host of a reference that names none; empty means docker.io
+	CertsDirs         []string          // directories of <host>/hosts.toml
+	Proxies           map[string]string // by host of a registry; see registry.ParseProxies
+	BootID            string            // of this boot; the store remembers under which one it was last open
+	MaxParallelLayers int               // layers that one store downloads at a time; 0 means 4
+	Pinned            []string          // references that image garbage collection must leave alone
+	NoTarSplit        bool              // do not keep what makes a layer's tar again: saves little, and forbids to save and push
 
 	Verifiers verifier.Programs // asked at each pull
 }

@@ -69,9 +69,13 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	if cfg.MaxParallelLayers <= 0 {
 		cfg.MaxParallelLayers = defaultParallelLayers
 	}
+	proxies, err := registry.ParseProxies(cfg.Proxies)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open image store %s: %w", cfg.Root, err)
+	}
 	s := &Service{
 		cfg:       cfg,
-		client:    registry.New(registry.Config{CertsDirs: cfg.CertsDirs}),
+		client:    registry.New(registry.Config{CertsDirs: cfg.CertsDirs, Proxies: proxies}),
 		slots:     make(chan struct{}, cfg.MaxParallelLayers),
 		pinned:    map[string]bool{},
 		configs:   map[string]manifest.Config{},
