@@ -61,17 +61,17 @@ func standIns(ctx context.Context, l *lab.Lab) (map[string]v1.Image, error) {
 		files  []testimage.File
 	}{
 		e2e + "busybox:1.29-2":                     {v1.Config{Cmd: []string{"sh"}}, nil},
-		e2e + "nginx:1.14-2":                       {v1.Config{Cmd: []string{"/start"}}, server("nginx", 80)},
-		e2e + "httpd:2.4.39-4":                     {v1.Config{Cmd: []string{"/start"}}, server("httpd", 80)},
+		e2e + "nginx:1.14-2":                       {v1.Config{Cmd: []string{"/bin/nginx", "master process"}}, server("nginx", 80)},
+		e2e + "httpd:2.4.39-4":                     {v1.Config{Cmd: []string{"/bin/start"}}, server("start", 80)},
 		e2e + "nonewprivs:1.3":                     {v1.Config{Cmd: []string{"/nnp"}}, []testimage.File{{Path: "/nnp", Mode: 0o4755, Data: suid}}},
-		staging + "hostnet-nginx-amd64":            {v1.Config{Cmd: []string{"/start"}}, server("hostnet", 12003)},
+		staging + "hostnet-nginx-amd64":            {v1.Config{Cmd: []string{"/bin/start"}}, server("start", 12003)},
 		staging + "test-image-user-uid":            {v1.Config{User: "1002"}, nil},
 		staging + "test-image-user-username":       {v1.Config{User: "www-data"}, nil},
 		staging + "test-image-user-uid-group":      {v1.Config{User: "1003:1004"}, nil},
 		staging + "test-image-user-username-group": {v1.Config{User: "www-data:1004"}, nil},
 		staging + "test-image-predefined-group":    {v1.Config{User: "1000"}, nil},
 	} {
-		base, err := testimage.Busybox()
+		base, err := testimage.PlainBusybox(filepath.Join(l.Clone, "hack/.cache/busybox"))
 		if err != nil {
 			return nil, err
 		}
@@ -111,9 +111,13 @@ func bare(clone, content string) (v1.Image, error) {
 	}.Build()
 }
 
+// server is a web server by the name of the program /bin/NAME. A script's
+// process has the script's name, and the specs look for the name, for the text
+// "master process" among the arguments and for the file with the process id.
 func server(name string, port int) []testimage.File {
 	return []testimage.File{
-		{Path: "/start", Mode: 0o755, Data: fmt.Sprintf("#!/bin/sh\necho %s starts\nexec httpd -f -v -p %d -h /www\n", name, port)},
+		{Path: "/bin/" + name, Mode: 0o755, Data: fmt.Sprintf("#!/bin/sh\n"+
+			"trap exit TERM\necho $$ >/var/run/%s.pid\necho httpd starts\nhttpd -f -v -p %d -h /www &\nwait\n", name, port)},
 		{Path: "/www/index.html", Data: "Welcome to nginx!\n"},
 	}
 }

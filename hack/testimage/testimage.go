@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -175,9 +176,30 @@ var scripts = map[string]string{
 // Busybox is a layer with a shell and the usual small programs, and the users
 // that tests ask for.
 func Busybox() (Layer, error) {
-	program, err := os.ReadFile(BusyboxPath)
+	layer, err := busybox(BusyboxPath, applets)
 	if err != nil {
 		return Layer{}, fmt.Errorf("cannot read busybox (install busybox-static): %w", err)
+	}
+	for _, p := range slices.Sorted(maps.Keys(scripts)) {
+		layer.Files = append(layer.Files, File{Path: p, Mode: 0o755, Data: scripts[p]})
+	}
+	return layer, nil
+}
+
+// PlainBusybox is Busybox with the program that hack/busybox.sh builds: what
+// it runs are the files of the image, so that hiding one hides what it does.
+func PlainBusybox(program string) (Layer, error) {
+	layer, err := busybox(program, append(slices.Clone(applets), "ipcs", "pgrep"))
+	if err != nil {
+		return Layer{}, fmt.Errorf("cannot read busybox (run hack/busybox.sh): %w", err)
+	}
+	return layer, nil
+}
+
+func busybox(path string, applets []string) (Layer, error) {
+	program, err := os.ReadFile(path)
+	if err != nil {
+		return Layer{}, err
 	}
 	files := []File{
 		{Path: "/bin/busybox", Mode: 0o755, Data: string(program)},
@@ -193,14 +215,6 @@ func Busybox() (Layer, error) {
 	}
 	for _, a := range applets {
 		files = append(files, File{Path: "/bin/" + a, Mode: 0o755, Link: "/bin/busybox"})
-	}
-	names := make([]string, 0, len(scripts))
-	for p := range scripts {
-		names = append(names, p)
-	}
-	slices.Sort(names)
-	for _, p := range names {
-		files = append(files, File{Path: p, Mode: 0o755, Data: scripts[p]})
 	}
 	return Layer{Files: files}, nil
 }

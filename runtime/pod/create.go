@@ -39,6 +39,7 @@ func (t *Table) Create(ctx context.Context, v View, podID string, cfg spec.Conta
 			return "", fmt.Errorf("cannot create container %s: %w", cfg.Metadata.Name, notReady(p))
 		}
 		id := newID()
+		cfg.Security.Namespaces = cfg.Security.Namespaces.Within(p.config.Namespaces)
 		c = &container{id: id, pod: p, made: make(chan struct{}), told: make(chan struct{}), exited: make(chan struct{}),
 			rec: containerRecord{ID: id, PodID: p.id, BootID: t.cfg.BootID, Config: cfg, Phase: phaseCreating,
 				CreatedAt: time.Now(), Resources: cfg.Resources}}

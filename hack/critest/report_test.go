@@ -1,0 +1,78 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	it := func(name, state string) spec {
+		return spec{ContainerHierarchyTexts: []string{"[k8s.io] AppArmor"}, LeafNodeType: "It", LeafNodeText: name, State: state}
+	}
+	const list = "# why\n1 | AppArmor allowed | not here\n"
+	for name, c := range map[string]struct {
+		specs []spec
+		all   bool
+		want  string // of the error; empty: none
+	}{
+		"all passed":           {[]spec{it("a", "passed")}, true, ""},
+		"allowed skip":         {[]spec{it("a", "passed"), it("allowed", "skipped")}, true, ""},
+		"other skip":           {[]spec{it("other", "skipped")}, true, "skipped: [k8s.io] AppArmor other"},
+		"one skip too many":    {[]spec{it("allowed 1", "skipped"), it("allowed 2", "skipped")}, true, "of which 1 may be"},
+		"left out by the user": {[]spec{it("other", "skipped")}, false, ""},
+		"allowed, but fails":   {[]spec{it("allowed", "failed")}, true, "failed: [k8s.io] AppArmor allowed"},
+		"panic":                {[]spec{it("a", "panicked")}, false, "panicked"},
+		"suite node fails":     {[]spec{{LeafNodeType: "SynchronizedBeforeSuite", State: "failed"}}, true, "failed"},
+	} {
+		text, err := judge(c.specs, list, c.all)
+		switch {
+		case c.want == "" && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		case !strings.Contains(text, "critest: "):
+			t.Errorf("%s: summary %q", name, text)
+		}
+	}
+}
+
+func TestAllowedIsReadable(t *testing.T) {
+	t.Parallel()
+	list, err := parseAllowed(allowed)
+	if err != nil || len(list) == 0 {
+		t.Fatalf("%d, %v", len(list), err)
+	}
+	for _, a := range list {
+		if a.count < 1 || a.words == "" || a.reason == "" {
+			t.Errorf("%+v: want a count, words and a reason", a)
+		}
+	}
+	for _, bad := range []string{"9 | AppArmor", "nine | AppArmor | none"} {
+		if _, err := parseAllowed(bad); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+func TestReportMustNameSpecs(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "report.json")
+	if _, err := readReport(file); err == nil {
+		t.Error("an absent report was taken")
+	}
+	if err := os.WriteFile(file, []byte(`[{"SpecReports": []}]`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readReport(file); err == nil {
+		t.Error("a report without specs was taken")
+	}
+	if err := os.WriteFile(file, []byte(`[{"SpecReports": [{"ContainerHierarchyTexts": ["a"], "LeafNodeText": "b", "State": "passed"}]}]`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if specs, err := readReport(file); err != nil || len(specs) != 1 || specs[0].name() != "a b" {
+		t.Errorf("%v, %v", specs, err)
+	}
+}
