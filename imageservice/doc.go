@@ -11,6 +11,14 @@
 // container's snapshot is a row that keeps the image's layers, with a
 // directory for what the container writes.
 //
+// An artifact is files instead of a container's root: its manifest has some
+// other config than an image's. It is an image here, pulled, listed, verified
+// and removed as all are, with its manifest in place of the config, since most
+// artifacts share the empty one: its id is the digest of the manifest. Each of
+// its blobs is a layer: one file, by its title if that can be the name of a
+// file that hides no other, else by its digest; or what is in it, if it is a
+// tar. It can be mounted and not run. See package manifest for the rules.
+//
 //	Root/meta.db            rows; see package meta
 //	Root/blobs/sha256/HEX   configs, manifests, indexes
 //	Root/l/N/fs             layer N; N.tmp while it is unpacked

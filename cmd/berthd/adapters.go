@@ -37,6 +37,9 @@ func (a podImages) Resolve(ctx context.Context, ref string) (*spec.ImageConfig, 
 	}
 	out := &spec.ImageConfig{ID: img.ID, Ref: img.ID, Entrypoint: img.Config.Entrypoint, Cmd: img.Config.Cmd, Env: img.Config.Env,
 		User: img.Config.User, WorkingDir: img.Config.WorkingDir, StopSignal: img.Config.StopSignal, Labels: img.Config.Labels}
+	if img.Artifact != nil {
+		out.Artifact = img.Artifact.Type
+	}
 	if len(img.Digests) > 0 {
 		out.Ref = img.Digests[0]
 	}

@@ -101,6 +101,7 @@ func mount(m *criv1.Mount) (spec.Mount, error) {
 	}
 	if m.GetImage().GetImage() != "" {
 		out.Image, out.UserImage, out.ImageSubPath = m.Image.Image, m.Image.UserSpecifiedImage, m.ImageSubPath
+		out.ImageHandler, out.ImageAnnotations = m.Image.RuntimeHandler, m.Image.Annotations
 	}
 	at := out.ContainerPath
 	switch {
@@ -141,7 +142,8 @@ func criMounts(in []spec.Mount, images []string) []*criv1.Mount {
 			SelinuxRelabel:    m.SELinuxRelabel,
 		}
 		if m.Image != "" {
-			t.Image, t.ImageSubPath = &criv1.ImageSpec{Image: m.Image, UserSpecifiedImage: m.UserImage}, m.ImageSubPath
+			t.ImageSubPath = m.ImageSubPath
+			t.Image = &criv1.ImageSpec{Image: m.Image, UserSpecifiedImage: m.UserImage, RuntimeHandler: m.ImageHandler, Annotations: m.ImageAnnotations}
 			if i < len(images) {
 				t.Image.ImageRef = images[i]
 			}

@@ -310,7 +310,8 @@ func TestContainerStatusEchoesWhatWasAskedFor(t *testing.T) {
 		c.Mounts = []*criv1.Mount{
 			{ContainerPath: "/a", HostPath: "/b/", Readonly: true, RecursiveReadOnly: true},
 			{ContainerPath: "/c", HostPath: "/d", SelinuxRelabel: true, Propagation: criv1.MountPropagation_PROPAGATION_BIDIRECTIONAL},
-			{ContainerPath: "/e", Readonly: true, Image: &criv1.ImageSpec{Image: "data:1", UserSpecifiedImage: "data"}, ImageSubPath: "f"},
+			{ContainerPath: "/e", Readonly: true, ImageSubPath: "f",
+				Image: &criv1.ImageSpec{Image: "data:1", UserSpecifiedImage: "data", RuntimeHandler: "h", Annotations: map[string]string{"a": "b"}}},
 		}
 		c.StopSignal = criv1.Signal_SIGNAL_SIGUSR1
 		c.Labels = map[string]string{"a": "b"}

@@ -3,7 +3,9 @@
 package e2e
 
 import (
+	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -159,6 +161,85 @@ func TestBadImageVolumes(t *testing.T) {
 	}
 	if problems, err := n.Admin().Check(t.Context()); err != nil || len(problems) > 0 {
 		t.Errorf("berth check: %+v, %v", problems, err)
+	}
+}
+
+// TestManyImageVolumes mounts two images over and over into one container:
+// each mount stands for itself, and brings neither privileges nor devices.
+func TestManyImageVolumes(t *testing.T) {
+	n := newNode(t, lab.Options{})
+	n.crictl("pull", n.shell)
+	ref, data := dataImage(t, n)
+	const many = 60
+	config := lab.ContainerConfig("c", n.shell, "sleep", "1000")
+	for i := range many {
+		name := fmt.Sprintf("/v/%02d", i)
+		config.Mounts = append(config.Mounts, imageMount(name, []string{ref, data, n.shell}[i%3], []string{"model", "/latest", "bin"}[i%3]))
+	}
+	// One within another: the order of the list is not that of the paths.
+	config.Mounts = append([]*criv1.Mount{imageMount("/nest/model", n.shell, "bin")}, append(config.Mounts, imageMount("/nest", ref, ""))...)
+	_, id := n.run("many", config)
+	if out := n.crictl("exec", "-s", id, "sh", "-c", "cat /v/*/weights | wc -l; ls -d /v/*/sh | wc -l; ls /nest/model/sh; readlink /nest/latest"); strings.Join(strings.Fields(out), " ") != "40 20 /nest/model/sh /model" {
+		t.Errorf("the container sees %q", out)
+	}
+	mounts := n.crictl("exec", "-s", id, "grep", " /v/", "/proc/mounts")
+	for line := range strings.Lines(mounts) {
+		options := strings.Split(strings.Fields(line)[3], ",")
+		if !slices.Contains(options, "ro") || !slices.Contains(options, "nosuid") || !slices.Contains(options, "nodev") {
+			t.Errorf("an image is mounted as %s", line)
+		}
+	}
+	if got := strings.Count(mounts, " /v/"); got != many {
+		t.Errorf("%d images are mounted, want %d", got, many)
+	}
+	_, err := n.Crictl(t.Context(), "exec", "-s", id, "sh", "-c", "echo x > /v/00/weights")
+	if err == nil || !strings.Contains(err.Error(), "Read-only file system") {
+		t.Errorf("writing to an image gives %v", err)
+	}
+}
+
+// TestArtifacts pulls an artifact, as the kubelet would, and mounts it.
+func TestArtifacts(t *testing.T) {
+	n := newNode(t, lab.Options{})
+	n.crictl("pull", n.shell)
+	ref := n.Registry + "/model:1"
+	sum, err := testimage.PushArtifact(t.Context(), ref, "application/x-model",
+		testimage.Blob{MediaType: "application/octet-stream", Title: "weights/model.bin", Data: "weights\n"},
+		testimage.Blob{MediaType: "text/markdown", Title: "README.md", Data: "# model\n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := n.Pull(t.Context(), ref)
+	if err != nil || id != sum.String() {
+		t.Fatalf("pulling it gives %s, %v, want %s", id, err, sum)
+	}
+	if out := n.crictl("images", "--no-trunc"); !strings.Contains(out, sum.Hex) {
+		t.Errorf("it is not listed: %s", out)
+	}
+	st, err := n.images().ImageStatus(t.Context(), &criv1.ImageStatusRequest{Image: &criv1.ImageSpec{Image: ref}})
+	if err != nil || st.Image.GetId() != id || st.Image.GetSize() == 0 || len(st.Image.GetRepoTags()) != 1 {
+		t.Errorf("its status is %v, %v", st, err)
+	}
+	if out, err := n.Berth(t.Context(), "run", "--pull=never", ref, "true"); err == nil || !strings.Contains(err.Error()+out, "artifact") {
+		t.Errorf("running it: %s, %v", out, err)
+	}
+	config := lab.ContainerConfig("c", n.shell, "sleep", "1000")
+	config.Mounts = []*criv1.Mount{imageMount("/model", ref, ""), imageMount("/weights", id, "weights"), imageMount("/readme", id, "README.md")}
+	_, container := n.run("reads", config)
+	if m := n.status(container).Mounts; m[0].Image.GetImageRef() != id || m[0].Image.GetImage() != ref || m[2].ImageSubPath != "README.md" {
+		t.Errorf("the status has the mounts %v", m)
+	}
+	n.Kill()
+	if err := n.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.crictl("rmi", ref)
+	if out := n.crictl("exec", "-s", container, "sh", "-c", "cat /model/weights/model.bin /weights/model.bin /readme; ls /model"); out != "weights\nweights\n# model\nREADME.md\nweights" {
+		t.Errorf("the container reads %q", out)
+	}
+	_, err = n.Crictl(t.Context(), "exec", "-s", container, "touch", "/model/new")
+	if err == nil || !strings.Contains(err.Error(), "Read-only file system") {
+		t.Errorf("writing to it gives %v", err)
 	}
 }
 

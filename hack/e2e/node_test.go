@@ -123,6 +123,8 @@ func (n *node) file(name string, v any) string {
 
 func (n *node) runtime() criv1.RuntimeServiceClient { return criv1.NewRuntimeServiceClient(n.Conn()) }
 
+func (n *node) images() criv1.ImageServiceClient { return criv1.NewImageServiceClient(n.Conn()) }
+
 // podConfig is a pod with a log directory of its own.
 func (n *node) podConfig(name string) *criv1.PodSandboxConfig { return n.PodConfig(name) }
 

@@ -15,6 +15,9 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Push writes img to a registry that speaks plain HTTP, under reference
@@ -74,6 +77,43 @@ func PushManifest(ctx context.Context, reference, mediaType string, data []byte)
 	}
 	sum := sha256.Sum256(data)
 	return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}, nil
+}
+
+// Blob is a layer of an artifact.
+type Blob struct {
+	MediaType, Title, Data string // Title may be empty
+}
+
+// PushArtifact writes an artifact of type kind with the empty config, and
+// returns the manifest's digest.
+func PushArtifact(ctx context.Context, reference, kind string, blobs ...Blob) (v1.Hash, error) {
+	r, err := parse(reference)
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	write := func(mediaType string, data []byte) (ocispec.Descriptor, error) {
+		d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+		return d, r.blob(ctx, v1.Hash{Algorithm: "sha256", Hex: d.Digest.Encoded()}, data)
+	}
+	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: kind, Layers: []ocispec.Descriptor{}}
+	if m.Config, err = write(ocispec.MediaTypeEmptyJSON, ocispec.DescriptorEmptyJSON.Data); err != nil {
+		return v1.Hash{}, err
+	}
+	for _, b := range blobs {
+		d, err := write(b.MediaType, []byte(b.Data))
+		if err != nil {
+			return v1.Hash{}, err
+		}
+		if b.Title != "" {
+			d.Annotations = map[string]string{ocispec.AnnotationTitle: b.Title}
+		}
+		m.Layers = append(m.Layers, d)
+	}
+	data, err := json.Marshal(m)
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	return PushManifest(ctx, reference, m.MediaType, data)
 }
 
 // repository is where to push to: the distribution protocol as far as a test
@@ -140,21 +180,21 @@ func (r repository) image(ctx context.Context, tag string, img v1.Image) (v1.Has
 	return img.Digest()
 }
 
-func (r repository) blob(ctx context.Context, digest v1.Hash, data []byte) error {
+func (r repository) blob(ctx context.Context, sum v1.Hash, data []byte) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.base+"/blobs/uploads/", nil)
 	if err != nil {
 		return err
 	}
 	resp, err := do(req, http.StatusAccepted)
 	if err != nil {
-		return fmt.Errorf("cannot start the upload of %s: %w", digest, err)
+		return fmt.Errorf("cannot start the upload of %s: %w", sum, err)
 	}
 	to, err := req.URL.Parse(resp.Header.Get("Location"))
 	if err != nil {
 		return err
 	}
 	query := to.Query()
-	query.Set("digest", digest.String())
+	query.Set("digest", sum.String())
 	to.RawQuery = query.Encode()
 	return r.put(ctx, to.String(), "application/octet-stream", data)
 }

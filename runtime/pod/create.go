@@ -154,6 +154,9 @@ func (t *Table) resolveImage(ctx context.Context, c *container) error {
 	if err != nil {
 		return err
 	}
+	if img.Artifact != "" {
+		return errkind.New(errkind.InvalidArgument, "image %s is an artifact (%s) and has no program to run; mount it as an image volume", cfg.Image, img.Artifact)
+	}
 	volumes, err := t.resolveVolumeImages(ctx, cfg)
 	if err != nil {
 		return err

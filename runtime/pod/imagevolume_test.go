@@ -101,6 +101,29 @@ func TestImageVolumeThatCannotBeLeavesNothing(t *testing.T) {
 	}
 }
 
+// An artifact can be mounted, but it has nothing to run.
+func TestArtifactIsAVolumeAndNoContainer(t *testing.T) {
+	n := newNode(t, pod.GroupNode)
+	ctx := t.Context()
+	podID, err := n.Run(ctx, pod.ViewAll, podConfig("artifact"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := containerConfig("main", "/bin/sleep", "1000")
+	cfg.Image = "model"
+	_, err = n.Create(ctx, pod.ViewAll, podID, cfg)
+	if !errkind.Is(err, errkind.InvalidArgument) || !strings.Contains(err.Error(), "artifact (application/x-model)") {
+		t.Errorf("a container of an artifact: %v", err)
+	}
+	n.wantVolumes(t, "", 0, 0)
+	cfg.Image, cfg.Mounts = "busybox", []spec.Mount{imageMount("/model", "model", "")}
+	id, err := n.Create(ctx, pod.ViewAll, podID, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.wantVolumes(t, id, 1, 2)
+}
+
 // A crash may leave a snapshot whose container has gone.
 func TestSnapshotOfALostImageVolumeIsSwept(t *testing.T) {
 	n := newNode(t, pod.GroupNode)

@@ -63,6 +63,9 @@ type images struct {
 func (s *images) Mountpoint() string { return s.root }
 
 func (s *images) Resolve(_ context.Context, ref string) (*spec.ImageConfig, error) {
+	if ref == "model" {
+		return &spec.ImageConfig{ID: "sha256:" + strings.Repeat("cd", 32), Ref: "model@sha256:2", Name: "model:latest", Artifact: "application/x-model"}, nil
+	}
 	if ref != "busybox" {
 		return nil, errkind.New(errkind.NotFound, "image %s is not on the node", ref)
 	}

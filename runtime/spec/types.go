@@ -115,15 +115,17 @@ const (
 
 // Mount is one volume as asked for; statuses echo it verbatim.
 type Mount struct {
-	ContainerPath     string      `json:"container_path"`
-	HostPath          string      `json:"host_path"`                // empty with Image
-	Image             string      `json:"image,omitempty"`          // as asked: id, reference or digest
-	UserImage         string      `json:"user_image,omitempty"`     // what the user wrote
-	ImageSubPath      string      `json:"image_sub_path,omitempty"` // within Image; empty: its root
-	ReadOnly          bool        `json:"read_only,omitempty"`
-	RecursiveReadOnly bool        `json:"recursive_read_only,omitempty"`
-	SELinuxRelabel    bool        `json:"selinux_relabel,omitempty"`
-	Propagation       Propagation `json:"propagation"`
+	ContainerPath     string            `json:"container_path"`
+	HostPath          string            `json:"host_path"`                // empty with Image
+	Image             string            `json:"image,omitempty"`          // as asked: id, reference or digest
+	UserImage         string            `json:"user_image,omitempty"`     // what the user wrote
+	ImageSubPath      string            `json:"image_sub_path,omitempty"` // within Image; empty: its root
+	ImageHandler      string            `json:"image_handler,omitempty"`  // runtime handler for which Image was asked; echoed only
+	ImageAnnotations  map[string]string `json:"image_annotations,omitempty"`
+	ReadOnly          bool              `json:"read_only,omitempty"`
+	RecursiveReadOnly bool              `json:"recursive_read_only,omitempty"`
+	SELinuxRelabel    bool              `json:"selinux_relabel,omitempty"`
+	Propagation       Propagation       `json:"propagation"`
 }
 
 // Device is one host device to be seen in the container.
@@ -222,6 +224,7 @@ type ImageConfig struct {
 	StopSignal string            `json:"stop_signal,omitempty"`
 	Volumes    []string          `json:"volumes,omitempty"` // sorted
 	Labels     map[string]string `json:"labels,omitempty"`
+	Artifact   string            `json:"artifact,omitempty"` // its type if it holds files to be mounted and nothing to be run
 }
 
 // Exit is how a container's first process ended.
