@@ -33,6 +33,7 @@ type config struct {
 	Volumes volumesConfig `toml:"volumes" comment:"Volumes."`
 	Stream  streamConfig  `toml:"stream" comment:"The server that exec, attach and port-forward stream through."`
 
+	CDI      cdiConfig                `toml:"cdi" comment:"Devices of the Container Device Interface."`
 	Handlers map[string]handlerConfig `toml:"handlers" comment:"Runtime handlers: a RuntimeClass of Kubernetes names one. Each [handlers.NAME]\nis one more; this one is always there."`
 }
 
@@ -75,6 +76,10 @@ type streamConfig struct {
 	Address string `toml:"address,commented" comment:"Where it listens: an address of this machine only, since the kubelet is here\nand what passes is not encrypted. Port 0 is any free one."`
 }
 
+type cdiConfig struct {
+	Dirs []string `toml:"dirs,commented" comment:"Directories of specifications, the most important last. They are read for each\ncontainer that asks for such a device, and trusted: hooks in them run as root."`
+}
+
 func defaultConfig() config {
 	c := config{
 		Root: "/var/lib/berth", State: "/run/berth", NetnsDir: "/run/netns", LogLevel: 2,
@@ -86,6 +91,7 @@ func defaultConfig() config {
 		Image:  imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Proxies: map[string]string{}, Pinned: []string{}, TarSplit: true},
 		Stream: streamConfig{Address: "127.0.0.1:0"},
 
+		CDI:            cdiConfig{Dirs: []string{"/etc/cdi", "/var/run/cdi"}},
 		DefaultHandler: builtinHandler,
 		Handlers:       map[string]handlerConfig{builtinHandler: {Rlimits: []rlimit{}, PodAnnotations: []string{}, ContainerAnnotations: []string{}}},
 	}
@@ -142,6 +148,11 @@ func (c *config) validate() error {
 	}
 	if _, err := registry.ParseProxies(c.Image.Proxies); err != nil {
 		return bad("image.proxies", "%v", err)
+	}
+	for _, dir := range c.CDI.Dirs {
+		if !filepath.IsAbs(dir) {
+			return bad("cdi.dirs", "%q is not an absolute path", dir)
+		}
 	}
 	for _, dir := range c.Image.CertsDirs {
 		if !filepath.IsAbs(dir) {

@@ -77,6 +77,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		Network: net,
 
 		Handlers: cfg.handlers(),
+		CDI:      cfg.CDI.Dirs,
 	})
 	if err != nil {
 		closeNetwork()

@@ -3,6 +3,7 @@ package translate
 import (
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 	crierrors "k8s.io/cri-api/pkg/errors"
@@ -19,8 +20,6 @@ func Container(c *criv1.ContainerConfig) (spec.Container, error) {
 		return spec.Container{}, invalid("a container needs a name in its metadata")
 	case c.Image.GetImage() == "":
 		return spec.Container{}, invalid("a container needs an image")
-	case len(c.CDIDevices) != 0:
-		return spec.Container{}, unimplemented("CDI device %q: CDI is not supported", c.CDIDevices[0].GetName())
 	}
 	out := spec.Container{
 		Metadata:    spec.ContainerMetadata{Name: c.Metadata.Name, Attempt: c.Metadata.Attempt},
@@ -50,6 +49,9 @@ func Container(c *criv1.ContainerConfig) (spec.Container, error) {
 	if out.Devices, err = devices(c.Devices); err != nil {
 		return out, err
 	}
+	for _, d := range c.CDIDevices {
+		out.CDIDevices = append(out.CDIDevices, d.GetName())
+	}
 	if out.StopSignal, err = signalName(c.StopSignal); err != nil {
 		return out, err
 	}
@@ -66,6 +68,11 @@ func environment(in []*criv1.KeyValue) ([]spec.Env, error) {
 		}
 		if strings.ContainsRune(value, 0) {
 			return nil, invalid("environment variable %s has a NUL byte", key)
+		}
+		// CRI allows any bytes. libcontainer hands the environment to a
+		// container's first process as JSON, which would replace these.
+		if !utf8.ValidString(value) {
+			return nil, invalid("environment variable %s is not UTF-8, and would reach the container changed", key)
 		}
 		out = append(out, spec.Env{Key: key, Value: value})
 	}

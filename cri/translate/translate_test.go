@@ -158,7 +158,7 @@ func TestContainerRefusesWhatIsWrongWhateverTheState(t *testing.T) {
 		"log escapes":  {func(c *criv1.ContainerConfig) { c.LogPath = "../../etc/passwd" }, errkind.InvalidArgument, "log_path"},
 		"env with =":   {func(c *criv1.ContainerConfig) { c.Envs = []*criv1.KeyValue{{Key: "A=B"}} }, errkind.InvalidArgument, "environment"},
 		"env with NUL": {func(c *criv1.ContainerConfig) { c.Envs = []*criv1.KeyValue{{Key: "A", Value: []byte{0}}} }, errkind.InvalidArgument, "NUL"},
-		"CDI":          {func(c *criv1.ContainerConfig) { c.CDIDevices = []*criv1.CDIDevice{{Name: "a/b=c"}} }, errkind.Unimplemented, "a/b=c"},
+		"env as bytes": {func(c *criv1.ContainerConfig) { c.Envs = []*criv1.KeyValue{{Key: "A", Value: []byte{0xff}}} }, errkind.InvalidArgument, "UTF-8"},
 		"device rights": {func(c *criv1.ContainerConfig) {
 			c.Devices = []*criv1.Device{{ContainerPath: "/d", HostPath: "/d", Permissions: "rx"}}
 		}, errkind.InvalidArgument, "permissions"},

@@ -230,6 +230,9 @@ func (t *Table) writeSpec(ctx context.Context, c *container) error {
 	if err != nil {
 		return err
 	}
+	if err := t.cfg.CDI.Inject(oci, c.record().Config.CDIDevices); err != nil {
+		return err
+	}
 	b, err := json.Marshal(oci)
 	if err != nil {
 		return err

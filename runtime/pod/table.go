@@ -16,6 +16,7 @@ import (
 	"github.com/moby/sys/capability"
 	"k8s.io/klog/v2"
 
+	"github.com/berth-runtime/berth/runtime/cdi"
 	"github.com/berth-runtime/berth/runtime/network"
 	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/state"
@@ -41,6 +42,7 @@ type Config struct {
 	// Handlers are the runtime handlers by name. The empty name is the default
 	// one's; without an entry it is the built-in one.
 	Handlers map[string]spec.Handler
+	CDI      cdi.Dirs // where the devices of CDI are specified
 	// Observe, if set, is told of every step of every verb.
 	Observe func(verb, step string, took time.Duration, err error)
 }

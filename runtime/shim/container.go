@@ -138,7 +138,7 @@ func (s *server) delete(id string) error {
 	case <-time.After(deadline):
 		return errkind.New(errkind.DeadlineExceeded, "cannot delete container %s: process %d has not ended %s after it was killed", id, c.init.Pid, deadline)
 	}
-	if err := c.lc.Destroy(); err != nil {
+	if err := s.destroy(c.Root, c.lc); err != nil {
 		return fmt.Errorf("cannot delete container %s: %w", id, err)
 	}
 	c.release()
@@ -146,6 +146,24 @@ func (s *server) delete(id string) error {
 	delete(s.containers, id)
 	s.mu.Unlock()
 	return nil
+}
+
+// destroy lets libcontainer forget a container of root, which runs the hooks
+// after its end. They are children that nobody else may wait for.
+func (s *server) destroy(root string, lc *libcontainer.Container) error {
+	s.starts.begin()
+	defer s.starts.end()
+	err := lc.Destroy()
+	if err == nil {
+		return nil
+	}
+	// The hooks come after everything else. By OCI's rule one that fails is
+	// told and does not matter; otherwise the container would stay for ever.
+	if _, lerr := os.Lstat(filepath.Join(root, lc.ID())); errors.Is(lerr, os.ErrNotExist) {
+		s.log.Printf("a hook after the end of container %s failed: %v", lc.ID(), err)
+		return nil
+	}
+	return err
 }
 
 // deleteUnknown removes what an earlier shim left of a container that nobody
@@ -172,7 +190,7 @@ func (s *server) deleteUnknown(id string) error {
 		err = cgroup.Kill(group, unix.SIGKILL)
 	}
 	if err == nil {
-		err = lc.Destroy()
+		err = s.destroy(s.root, lc)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot delete container %s: %w", id, err)

@@ -122,7 +122,7 @@ func (s *server) launch(c *container, process *libcontainer.Process) (err error)
 			s.starts.reaped(c.init.Pid)
 			_ = cgroup.Kill(c.cgroup, unix.SIGKILL)
 		}
-		if derr := c.lc.Destroy(); derr != nil {
+		if derr := s.destroy(c.Root, c.lc); derr != nil {
 			s.log.Printf("cannot remove container %s after it failed: %v", c.ID, derr)
 		}
 		c.release()

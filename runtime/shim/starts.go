@@ -34,12 +34,24 @@ func (s *starts) begin() {
 func (s *starts) done(pid int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.n--
 	if pid > 0 {
 		s.pids[pid] = struct{}{}
 	} else {
 		s.dirty = true
 	}
+	s.endLocked()
+}
+
+// end ends what begin began where no child outlives it, such as hooks that
+// libcontainer runs and waits for.
+func (s *starts) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endLocked()
+}
+
+func (s *starts) endLocked() {
+	s.n--
 	if s.n == 0 && s.dirty {
 		s.dirty = false
 		s.reapLocked()

@@ -190,6 +190,7 @@ type Container struct {
 	Env         []Env             `json:"env,omitempty"`         //
 	Mounts      []Mount           `json:"mounts,omitempty"`      //
 	Devices     []Device          `json:"devices,omitempty"`     //
+	CDIDevices  []string          `json:"cdi_devices,omitempty"` // vendor/class=name
 	Labels      map[string]string `json:"labels,omitempty"`      //
 	Annotations map[string]string `json:"annotations,omitempty"` //
 	LogPath     string            `json:"log_path,omitempty"`    // relative to the pod's log directory
