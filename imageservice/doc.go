@@ -3,7 +3,8 @@
 //
 // The model. An image is a config and a stack of layers; names lead to it. A
 // layer is kept unpacked, in a directory that overlayfs takes, and is shared
-// by all images and containers that have it. Its blob is not kept: it is
+// by all images and containers that have it. Its blob is not kept, unless
+// Config.KeepBlobs says so: it is
 // verified, decompressed, verified again and unpacked in one stream, side by
 // side with the others; on the way a record is made that gives the exact tar
 // again from the unpacked files (see package tarsplit). A layer is found by its diff ID; one that is right
@@ -20,7 +21,7 @@
 // tar. It can be mounted and not run. See package manifest for the rules.
 //
 //	Root/meta.db            rows; see package meta
-//	Root/blobs/sha256/HEX   configs, manifests, indexes
+//	Root/blobs/sha256/HEX   configs, manifests, indexes; layers' blobs if they are kept
 //	Root/l/N/fs             layer N; N.tmp while it is unpacked
 //	Root/l/N/inventory      what is in there; see package inventory
 //	Root/l/N/tar-split.json.gz  what its tar had beside the files; see package tarsplit

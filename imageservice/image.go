@@ -26,6 +26,7 @@ type Config struct {
 	BootID            string            // of this boot; the store remembers under which one it was last open
 	MaxParallelLayers int               // layers that one store downloads at a time; 0 means 4
 	Pinned            []string          // references that image garbage collection must leave alone
+	KeepBlobs         bool              // keep the blobs of layers too, so that save and push send those, by the manifest that came with them
 	NoTarSplit        bool              // do not keep what makes a layer's tar again: saves little, and forbids to save and push
 
 	Verifiers verifier.Programs // asked at each pull

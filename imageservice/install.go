@@ -1,11 +1,11 @@
 package imageservice
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"reflect"
 	"slices"
 	"time"
@@ -42,6 +42,7 @@ func (s *Service) install(ctx context.Context, b bundle) (Image, error) {
 		return Image{}, err
 	}
 	row := meta.Image{ID: digest.FromBytes(b.config).String(), Digests: b.digests}
+	whole := s.willKeep(&row, b)
 	release, err := s.putBlobs(&row, append([][]byte{b.config}, b.blobs...))
 	defer release()
 	if err != nil {
@@ -55,6 +56,11 @@ func (s *Service) install(ctx context.Context, b bundle) (Image, error) {
 	fresh, err := s.settleAll(ctx, holds)
 	if err != nil {
 		return Image{}, err
+	}
+	if whole {
+		if err := verbPull.step("keep", func() error { return s.keepBlobs(ctx, b.layers) }); err != nil {
+			return Image{}, err
+		}
 	}
 	if fresh {
 		// Before the sync, which would write to disk what is of no use any more.
@@ -115,27 +121,20 @@ func (s *Service) settleAll(ctx context.Context, holds []hold) (fresh bool, err 
 	return fresh, nil
 }
 
-// putBlobs stores blobs and writes them into row. They stay at least until
-// the returned function is called, and longer if a row names them by then.
+// putBlobs stores blobs and writes them into row. They and what row names
+// already stay at least until the returned function is called, and longer if a
+// row names them by then.
 func (s *Service) putBlobs(row *meta.Image, blobs [][]byte) (release func(), err error) {
-	s.mu.Lock()
 	for _, b := range blobs {
-		d := digest.FromBytes(b)
+		row.Blobs = append(row.Blobs, digest.FromBytes(b))
+	}
+	held := slices.Clone(row.Blobs)
+	s.mu.Lock()
+	for _, d := range held {
 		s.heldBlobs[d]++
-		row.Blobs = append(row.Blobs, d)
 	}
 	s.mu.Unlock()
-	held := slices.Clone(row.Blobs)
-	release = func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for _, d := range held {
-			if s.heldBlobs[d]--; s.heldBlobs[d] == 0 {
-				delete(s.heldBlobs, d)
-			}
-		}
-		_ = s.dropBlobs(held)
-	}
+	release = func() { _ = s.releaseBlobs(held) }
 	err = verbPull.step("blobs", func() error {
 		for _, b := range blobs {
 			if err := s.blobs.Put(digest.FromBytes(b), b); err != nil {
@@ -145,6 +144,18 @@ func (s *Service) putBlobs(row *meta.Image, blobs [][]byte) (release func(), err
 		return nil
 	})
 	return release, err
+}
+
+// releaseBlobs lets go of blobs. Those that no row names are deleted.
+func (s *Service) releaseBlobs(held []digest.Digest) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range held {
+		if s.heldBlobs[d]--; s.heldBlobs[d] == 0 {
+			delete(s.heldBlobs, d)
+		}
+	}
+	return s.dropBlobs(held)
 }
 
 // commit writes the rows of an image with those of its new layers.
@@ -158,7 +169,10 @@ func (s *Service) commit(row meta.Image, config manifest.Config, b bundle, holds
 	}
 	row.Digests = union(old.Digests, row.Digests)
 	row.Blobs = union(old.Blobs, row.Blobs)
-	row.Bytes = s.blobBytes(row.Blobs)
+	row.Manifest = cmp.Or(row.Manifest, old.Manifest)
+	for _, d := range row.Blobs {
+		s.blobSizes[d] = s.blobSize(d)
+	}
 	layers := map[uint64]meta.Layer{}
 	for i, h := range holds {
 		row.Layers = append(row.Layers, h.seq())
@@ -244,16 +258,6 @@ func (s *Service) knows(row meta.Image, tags []string) bool {
 
 func union[T ~string](a, b []T) []T {
 	return slices.Compact(slices.Sorted(slices.Values(slices.Concat(a, b))))
-}
-
-// blobBytes sums the sizes of stored blobs.
-func (s *Service) blobBytes(blobs []digest.Digest) (n uint64) {
-	for _, d := range blobs {
-		if fi, err := os.Lstat(s.blobs.Path(d)); err == nil {
-			n += uint64(fi.Size())
-		}
-	}
-	return n
 }
 
 // kinded gives err an outer text and keeps its kind.

@@ -37,7 +37,7 @@ func StepNames() []string {
 		{verbOpen, []string{"rows", "rubbish"}},
 		{verbPull, []string{
 			"resolve", "blobs", "claim", "directory", "part", "receive", "unpack", "rename",
-			"settle", "drop-parts", "sync", "commit",
+			"settle", "keep", "drop-parts", "sync", "commit",
 		}},
 		{verbRemove, []string{"rows", "blobs", "layers"}},
 		{verbSnapshot, []string{"rows", "directories"}},

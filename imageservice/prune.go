@@ -27,6 +27,7 @@ type Pruned struct {
 func (s *Service) Prune(_ context.Context, scope PruneScope) (Pruned, error) {
 	var p Pruned
 	err := s.collect(verbRemove, func(tx *meta.Tx, st *meta.State) {
+		blobs := namedBlobs(*st)
 		used := map[string]bool{}
 		for _, c := range st.Snapshots {
 			used[c.Image] = true
@@ -36,8 +37,13 @@ func (s *Service) Prune(_ context.Context, scope PruneScope) (Pruned, error) {
 				continue
 			}
 			p.Images = append(p.Images, image)
-			p.Bytes += st.Images[image.ID].Bytes
 			deleteImage(tx, st, image.ID)
+		}
+		for d := range namedBlobs(*st) {
+			delete(blobs, d)
+		}
+		for d := range blobs {
+			p.Bytes += s.blobSizes[d]
 		}
 		for _, seq := range unused(*st, s.held) {
 			p.Bytes += st.Layers[seq].Bytes

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-runtime/berth/imageservice/archive"
 	"github.com/berth-runtime/berth/imageservice/manifest"
@@ -27,13 +30,14 @@ type PushRequest struct {
 	Image    string         // as Status takes it
 	Ref      string         // where to, with a tag; empty: Image is the reference
 	Auth     *Auth          // nil for anonymous
-	Progress func(Progress) // may be nil; must not block
+	Progress func(Progress) // may be nil; called from many goroutines, must not block
 }
 
 // Push sends an image to a registry and gives the digest of its manifest. The
-// image id and the diff IDs are those of the image; the layers' blobs are
-// compressed anew, the same on every node, and one that the registry has is
-// not sent.
+// image id and the diff IDs are those of the image. Manifest and layers' blobs
+// are those with which it came, if they are kept; else the layers are
+// compressed anew, the same on every node. A blob that the registry has is not
+// sent.
 func (s *Service) Push(ctx context.Context, r PushRequest) (digest.Digest, error) {
 	if r.Ref == "" {
 		r.Ref = r.Image
@@ -75,13 +79,24 @@ func (p pushing) report(layer digest.Digest, done, total int64, status string) {
 }
 
 func (s *Service) push(ctx context.Context, p pushing, id string) (digest.Digest, error) {
-	config, err := s.blobs.ReadFile(digest.Digest(id), manifest.MaxBytes)
+	row, release, err := s.holdImage(id)
+	if err != nil {
+		return "", err
+	}
+	defer release()
+	d := v1.Descriptor{Digest: digest.Digest(id)}
+	if m, _, err := s.kept(row); err != nil {
+		return "", err
+	} else if m != nil {
+		d = m.Config
+	}
+	config, err := s.blobs.ReadFile(d.Digest, manifest.MaxBytes)
 	if err != nil {
 		return "", err
 	}
 	// The config goes first: a registry that does not want the image says so
 	// before its layers are compressed.
-	d := v1.Descriptor{Digest: digest.Digest(id), Size: int64(len(config))}
+	d.Size = int64(len(config))
 	err = p.blob(ctx, d, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(config)), nil })
 	if err != nil {
 		return "", err
@@ -92,14 +107,19 @@ func (s *Service) push(ctx context.Context, p pushing, id string) (digest.Digest
 	}
 	defer remove()
 	p.report("", 0, 0, StatusPreparing)
-	e, err := s.export(ctx, a, id, nil)
+	e, err := s.export(ctx, a, id, nil, ArchiveOCI)
 	if err != nil {
 		return "", err
 	}
-	for _, l := range e.layers {
-		if err := p.blob(ctx, l, func() (io.ReadCloser, error) { return a.Open(l.Digest) }); err != nil {
-			return "", err
-		}
+	g, uploading := errgroup.WithContext(ctx)
+	g.SetLimit(s.cfg.MaxParallelLayers)
+	for _, l := range distinctBlobs(e.layers) {
+		g.Go(func() error {
+			return p.blob(uploading, l, func() (io.ReadCloser, error) { return a.Open(l.Digest) })
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return "", err
 	}
 	f, err := a.Open(e.manifest.Digest)
 	if err != nil {
@@ -111,6 +131,13 @@ func (s *Service) push(ctx context.Context, p pushing, id string) (digest.Digest
 		return "", err
 	}
 	return e.manifest.Digest, p.to.Manifest(ctx, p.ref.Tag, e.manifest.MediaType, b)
+}
+
+// distinctBlobs leaves out what comes again, which two would send at a time.
+func distinctBlobs(all []v1.Descriptor) []v1.Descriptor {
+	all = slices.Clone(all)
+	slices.SortFunc(all, func(a, b v1.Descriptor) int { return strings.Compare(string(a.Digest), string(b.Digest)) })
+	return slices.CompactFunc(all, func(a, b v1.Descriptor) bool { return a.Digest == b.Digest })
 }
 
 // blob sends one blob.

@@ -38,6 +38,9 @@ func (s *Service) reconcile(ctx context.Context) error {
 	for seq := range s.state.Layers {
 		s.nextSeq = max(s.nextSeq, seq)
 	}
+	for d := range namedBlobs(s.state) {
+		s.blobSizes[d] = s.blobSize(d)
+	}
 	for id := range s.state.Images {
 		if found.broken[id] != "" {
 			continue
@@ -138,7 +141,7 @@ func (s *Service) inspect() (findings, error) {
 	if err != nil {
 		return f, err
 	}
-	named := s.namedBlobs()
+	named := namedBlobs(s.state)
 	for _, d := range blobs {
 		if !named[d] && s.heldBlobs[d] == 0 {
 			f.looseBlobs = append(f.looseBlobs, d)

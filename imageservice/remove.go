@@ -180,19 +180,20 @@ func unused(st meta.State, held map[uint64]int) (seqs []uint64) {
 // dropBlobs deletes those of blobs that nobody names. mu is held, so that no
 // install takes one for present while it is deleted.
 func (s *Service) dropBlobs(blobs []digest.Digest) error {
-	named := s.namedBlobs()
+	named := namedBlobs(s.state)
 	var errs []error
 	for _, d := range blobs {
 		if !named[d] && s.heldBlobs[d] == 0 {
+			delete(s.blobSizes, d)
 			errs = append(errs, s.blobs.Delete(d))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Service) namedBlobs() map[digest.Digest]bool {
+func namedBlobs(st meta.State) map[digest.Digest]bool {
 	named := map[digest.Digest]bool{}
-	for _, row := range s.state.Images {
+	for _, row := range st.Images {
 		for _, d := range row.Blobs {
 			named[d] = true
 		}

@@ -1,7 +1,9 @@
 package imageservice
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"runtime"
@@ -29,7 +31,8 @@ const (
 
 // Save writes the images that names name into one archive, from which Load
 // gives the same image ids. Each has the tag by which it was named; one named
-// by id or digest has none. Equal calls write equal bytes.
+// by id or digest has none. Equal calls write equal bytes. An OCI archive has
+// the manifest and the blobs with which an image came, if they are kept.
 func (s *Service) Save(ctx context.Context, names []string, format ArchiveFormat, w io.Writer) error {
 	a, remove, err := s.newArchive(format)
 	if err != nil {
@@ -51,7 +54,7 @@ func (s *Service) Save(ctx context.Context, names []string, format ArchiveFormat
 		}
 	}
 	for _, id := range ids {
-		if _, err := s.export(ctx, a, id, tags[id]); err != nil {
+		if _, err := s.export(ctx, a, id, tags[id], format); err != nil {
 			return kinded(err, "cannot save image %s", id)
 		}
 	}
@@ -93,12 +96,19 @@ type exported struct {
 }
 
 // export puts an image into an archive.
-func (s *Service) export(ctx context.Context, a *archive.Writer, id string, tags []string) (e exported, err error) {
-	row, holds, err := s.holdImage(id)
+func (s *Service) export(ctx context.Context, a *archive.Writer, id string, tags []string, format ArchiveFormat) (e exported, err error) {
+	row, release, err := s.holdImage(id)
 	if err != nil {
 		return e, err
 	}
-	defer func() { _ = s.release(holds...) }()
+	defer release()
+	m, raw, err := s.kept(row)
+	if err != nil {
+		return e, err
+	}
+	if m != nil && format == ArchiveOCI {
+		return s.exportKept(ctx, a, m, raw, tags)
+	}
 	b, err := s.blobs.ReadFile(digest.Digest(id), manifest.MaxBytes)
 	if err != nil {
 		return e, err
@@ -107,6 +117,9 @@ func (s *Service) export(ctx context.Context, a *archive.Writer, id string, tags
 	if err != nil {
 		return e, err
 	}
+	if config.Artifact != nil {
+		return e, errkind.New(errkind.FailedPrecondition, "an artifact is given as it came, which needs its blobs and an OCI archive; set image.keep_blobs and pull it again")
+	}
 	e.layers = make([]v1.Descriptor, len(row.Layers))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
@@ -114,7 +127,12 @@ func (s *Service) export(ctx context.Context, a *archive.Writer, id string, tags
 		stack := slices.Clone(row.Layers[:i+1])
 		slices.Reverse(stack)
 		g.Go(func() (err error) {
-			e.layers[i], err = a.Layer(func(w io.Writer) error { return s.writeTar(ctx, w, stack, config.DiffIDs[i]) })
+			e.layers[i], err = a.Layer(func(w io.Writer) error {
+				if m != nil {
+					return s.inflateKept(ctx, w, m.Layers[i], config.DiffIDs[i])
+				}
+				return s.writeTar(ctx, w, stack, config.DiffIDs[i])
+			})
 			return err
 		})
 	}
@@ -125,17 +143,36 @@ func (s *Service) export(ctx context.Context, a *archive.Writer, id string, tags
 	return e, err
 }
 
-// holdImage keeps the layers of an image until the holds are released.
-func (s *Service) holdImage(id string) (row meta.Image, holds []hold, err error) {
+// exportKept puts an image into an archive as it came.
+func (s *Service) exportKept(ctx context.Context, a *archive.Writer, m *v1.Manifest, raw []byte, tags []string) (e exported, err error) {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for _, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
+		g.Go(func() error { return errors.Join(ctx.Err(), a.Blob(d, s.blobs.Path(d.Digest))) })
+	}
+	if err := g.Wait(); err != nil {
+		return e, err
+	}
+	e.layers = m.Layers
+	e.manifest, err = a.Manifest(cmp.Or(m.MediaType, v1.MediaTypeImageManifest), raw, tags)
+	return e, err
+}
+
+// holdImage keeps the layers and blobs of an image until they are released.
+func (s *Service) holdImage(id string) (row meta.Image, release func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	row, ok := s.state.Images[id]
 	if !ok {
 		return row, nil, errkind.New(errkind.NotFound, "cannot find image %s: it was removed meanwhile", id)
 	}
+	var holds []hold
 	for _, seq := range row.Layers {
 		s.held[seq]++
 		holds = append(holds, hold{row: s.state.Layers[seq]})
 	}
-	return row, holds, nil
+	for _, d := range row.Blobs {
+		s.heldBlobs[d]++
+	}
+	return row, func() { _ = errors.Join(s.release(holds...), s.releaseBlobs(row.Blobs)) }, nil
 }

@@ -52,6 +52,7 @@ type Service struct {
 	state     meta.State                 // equals the database
 	configs   map[string]manifest.Config // by image id
 	heldBlobs map[digest.Digest]int      // blobs that a running install needs, with or without a row
+	blobSizes map[digest.Digest]uint64   // bytes on disk, of the blobs that a row names
 	held      map[uint64]int             // committed layers that a running install needs
 	flights   map[string]*flight         // layers under way or not committed yet
 	dying     map[uint64]bool            // layers without a row whose directories are being removed
@@ -80,6 +81,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		pinned:    map[string]bool{},
 		configs:   map[string]manifest.Config{},
 		heldBlobs: map[digest.Digest]int{},
+		blobSizes: map[digest.Digest]uint64{},
 		held:      map[uint64]int{},
 		flights:   map[string]*flight{},
 		dying:     map[uint64]bool{},

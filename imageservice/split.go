@@ -39,8 +39,7 @@ func keep(ctx context.Context, rec *tarsplit.Recorder, src source, r *unpack.Res
 	case err != nil:
 		klog.FromContext(ctx).Error(err, "Layer can be used, but not saved or pushed", "diffID", src.diffID)
 	case size > 0:
-		const block = 4096
-		r.Bytes += uint64(size+block-1) / block * block
+		r.Bytes += onDisk(size)
 		r.Inodes++
 	}
 }

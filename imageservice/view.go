@@ -40,9 +40,13 @@ func (s *Service) publish() {
 		snapshots: slices.Sorted(maps.Keys(s.state.Snapshots)),
 	}
 	users := map[uint64]int{} // images per layer
+	blobUsers := map[digest.Digest]int{}
 	for _, row := range s.state.Images {
 		for _, seq := range distinct(row.Layers) {
 			users[seq]++
+		}
+		for _, d := range row.Blobs {
+			blobUsers[d]++
 		}
 		for _, d := range row.Digests {
 			v.byRef[d] = row.ID
@@ -55,7 +59,7 @@ func (s *Service) publish() {
 	}
 	for _, row := range s.state.Images {
 		slices.Sort(tags[row.ID])
-		v.images = append(v.images, s.image(row, tags[row.ID], users))
+		v.images = append(v.images, s.image(row, tags[row.ID], users, blobUsers))
 	}
 	slices.SortFunc(v.images, func(a, b Image) int { return cmp.Compare(a.ID, b.ID) })
 	for i, image := range v.images {
@@ -65,20 +69,20 @@ func (s *Service) publish() {
 		v.bytes += l.Bytes
 		v.inodes += l.Inodes
 	}
-	for _, row := range s.state.Images {
-		v.bytes += row.Bytes
+	for d := range blobUsers {
+		v.bytes += s.blobSizes[d]
+		v.inodes++
 	}
 	s.view.Store(v)
 }
 
 // image makes the value of a row.
-func (s *Service) image(row meta.Image, tags []string, users map[uint64]int) Image {
+func (s *Service) image(row meta.Image, tags []string, users map[uint64]int, blobUsers map[digest.Digest]int) Image {
 	c := s.configs[row.ID]
 	image := Image{
 		ID:       row.ID,
 		Tags:     tags,
 		Digests:  row.Digests,
-		Size:     row.Bytes,
 		Created:  c.Created,
 		Config:   c.Image,
 		Artifact: c.Artifact,
@@ -90,6 +94,11 @@ func (s *Service) image(row meta.Image, tags []string, users map[uint64]int) Ima
 	chains := identity.ChainIDs(slices.Clone(c.DiffIDs))
 	for i, seq := range row.Layers {
 		image.Layers = append(image.Layers, Layer{DiffID: c.DiffIDs[i], ChainID: chains[i], Size: s.state.Layers[seq].Bytes})
+	}
+	for _, d := range row.Blobs {
+		if blobUsers[d] == 1 {
+			image.Size += s.blobSizes[d]
+		}
 	}
 	for _, seq := range distinct(row.Layers) {
 		if users[seq] == 1 {

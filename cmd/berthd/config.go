@@ -64,6 +64,7 @@ type imageConfig struct {
 	CertsDirs       []string          `toml:"certs_dirs,commented" comment:"Directories of <host>/hosts.toml: mirrors and certificates of registries."`
 	Proxies         map[string]string `toml:"proxies,inline,commented" comment:"Proxies of registries that need another than HTTP_PROXY, HTTPS_PROXY and\nNO_PROXY of the environment say, by host or host:port: { 'quay.io' =\n'http://user:password@proxy.example:3128' }. Token servers and storage hosts of\nthat registry go through it too. Empty: none. Credentials are never shown."`
 	Pinned          []string          `toml:"pinned,commented" comment:"Images that the kubelet's garbage collection is told to leave alone."`
+	KeepBlobs       bool              `toml:"keep_blobs,commented" comment:"Keep the compressed layers too, a half more of disk: then what is saved and\npushed has the digests with which it was pulled or loaded."`
 	TarSplit        bool              `toml:"tar_split,commented" comment:"Keep what makes a layer's tar again: without it images that are pulled\nfrom now on cannot be saved or pushed."`
 	VerifiersDir    string            `toml:"verifiers_dir,commented" comment:"Directory of programs that must all agree to an image before it is pulled;\nthey are called like containerd's image verifiers. Empty: none is asked."`
 }

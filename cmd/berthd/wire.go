@@ -48,6 +48,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		CertsDirs:       cfg.Image.CertsDirs,
 		Proxies:         cfg.Image.Proxies,
 		Pinned:          cfg.Image.Pinned,
+		KeepBlobs:       cfg.Image.KeepBlobs,
 		NoTarSplit:      !cfg.Image.TarSplit,
 		Verifiers:       verifier.Programs{Dir: cfg.Image.VerifiersDir},
 		BootID:          bootID,

@@ -32,11 +32,19 @@ func TestEveryImageStep(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	l := newLab(t, lab.Options{ShimGroup: "pod"})
+	for _, keepBlobs := range []bool{false, true} {
+		t.Run(fmt.Sprintf("keep_blobs=%t", keepBlobs), func(t *testing.T) { everyImageStep(t, keepBlobs) })
+	}
+}
+
+func everyImageStep(t *testing.T, keepBlobs bool) {
+	l := newLab(t, lab.Options{ShimGroup: "pod", Config: fmt.Sprintf("image.keep_blobs = %t\n", keepBlobs)})
 	kept := setUp(t, l)
 	image, want := pushStacked(t, l)
 	before := stored(t, l)
-	names := slices.DeleteFunc(failpoints(t, l.Daemon), func(name string) bool { return !ofImages(name) })
+	names := slices.DeleteFunc(failpoints(t, l.Daemon), func(name string) bool {
+		return !ofImages(name) || !keepBlobs && strings.HasPrefix(name, "image-pull/keep/")
+	})
 	for n, name := range names {
 		t.Run(name, func(t *testing.T) {
 			c := &client{Lab: l, t: t, image: image, pod: fmt.Sprintf("image%d", n), failpoint: name}

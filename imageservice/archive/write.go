@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
 // Format says what an archive is written as.
@@ -90,6 +93,28 @@ func compress(to io.Writer, fill func(io.Writer) error) error {
 	return z.Close()
 }
 
+// Blob stores the file as the blob d, by a link where it is on the same file
+// system. A file whose bytes are not d's is DataLoss. It may be called
+// concurrently.
+func (w *Writer) Blob(d v1.Descriptor, file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return err
+	}
+	if got := digest.NewDigest(digest.SHA256, sum); got != d.Digest {
+		return errkind.New(errkind.DataLoss, "cannot use blob %s: its bytes have digest %s", d.Digest, got)
+	}
+	if err := os.Link(file, w.path(d.Digest)); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
 // Image adds an image of layers that were stored, and gives its manifest.
 func (w *Writer) Image(config []byte, layers []v1.Descriptor, names []string) (v1.Descriptor, error) {
 	c, err := w.blob(v1.MediaTypeImageConfig, config)
@@ -103,7 +128,7 @@ func (w *Writer) Image(config []byte, layers []v1.Descriptor, names []string) (v
 	if err != nil {
 		return c, err
 	}
-	m, err := w.blob(v1.MediaTypeImageManifest, b)
+	m, err := w.Manifest(v1.MediaTypeImageManifest, b, names)
 	if err != nil {
 		return m, err
 	}
@@ -112,6 +137,15 @@ func (w *Writer) Image(config []byte, layers []v1.Descriptor, names []string) (v
 		entry.Layers = append(entry.Layers, blobPath(l.Digest))
 	}
 	w.docker = append(w.docker, entry)
+	return m, nil
+}
+
+// Manifest adds an image by its manifest. All that it names was stored.
+func (w *Writer) Manifest(mediaType string, raw []byte, names []string) (v1.Descriptor, error) {
+	m, err := w.blob(mediaType, raw)
+	if err != nil {
+		return m, err
+	}
 	if len(names) == 0 {
 		w.index = append(w.index, m)
 	}

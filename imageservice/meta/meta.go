@@ -42,9 +42,10 @@ import (
 type Image struct {
 	ID      string          `json:"-"`
 	Digests []string        `json:"digests,omitempty"` // repository@digest, as pulled
-	Blobs   []digest.Digest `json:"blobs"`             // config, manifest and index that the store keeps for it
-	Bytes   uint64          `json:"bytes"`             // of those blobs
+	Blobs   []digest.Digest `json:"blobs"`             // what the store keeps for it: config, manifest, index, and layers' if they are kept
 	Layers  []uint64        `json:"layers"`            // sequence numbers, bottom first
+
+	Manifest digest.Digest `json:"manifest,omitempty"` // the one of Blobs all of whose blobs are kept, if there is one
 }
 
 // Layer is the row of an unpacked layer; its key is its sequence number,

@@ -15,7 +15,7 @@ func TestRowsComeBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	image := Image{ID: "sha256:aa", Digests: []string{"x@sha256:bb"}, Blobs: nil, Bytes: 7, Layers: []uint64{1, 300}}
+	image := Image{ID: "sha256:aa", Digests: []string{"x@sha256:bb"}, Blobs: nil, Layers: []uint64{1, 300}}
 	layer := Layer{Seq: 300, DiffID: "sha256:cc", Chain: "sha256:dd", Root: true, Opaque: true, Bytes: 1, Inodes: 2}
 	snapshot := Snapshot{Container: "c", Image: "sha256:aa", Layers: []uint64{1, 300}, Created: time.Unix(1, 0).UTC()}
 	err = db.Update(func(tx *Tx) error {
