@@ -24,7 +24,7 @@ func (s *Server) checkHandler(name string) error {
 // handlers lists the runtime handlers with what each can do: the default one,
 // without a name, first. All run containers in the shim, so all can the same.
 func (s *Server) handlers() []*criv1.RuntimeHandler {
-	features := &criv1.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: s.cfg.RecursiveReadOnly}
+	features := &criv1.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: s.cfg.RecursiveReadOnly, UserNamespaces: s.cfg.UserNamespaces()}
 	out := []*criv1.RuntimeHandler{{Features: features}}
 	for _, name := range s.cfg.Handlers {
 		out = append(out, &criv1.RuntimeHandler{Name: name, Features: features})
@@ -55,7 +55,8 @@ func (s *Server) Status(ctx context.Context, r *criv1.StatusRequest) (*criv1.Sta
 			network,
 		}},
 		RuntimeHandlers: s.handlers(),
-		Features:        &criv1.RuntimeFeatures{SupplementalGroupsPolicy: true},
+		Features: &criv1.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true,
+			UserNamespacesHostNetwork: s.cfg.UserNamespaces()},
 	}
 	if r.GetVerbose() {
 		out.Info = map[string]string{"config": s.cfg.ConfigJSON()}

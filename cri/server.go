@@ -67,6 +67,9 @@ type Config struct {
 	// RecursiveReadOnly tells that the kernel can make mounts read-only with
 	// all below them (5.12).
 	RecursiveReadOnly bool
+	// UserNamespaces tells whether pods can have user namespaces, with the
+	// owners of their images and volumes mapped.
+	UserNamespaces func() bool
 	// NetworkStatus is nil when pods can be attached, else says why not.
 	NetworkStatus func(context.Context) error
 	// ConfigJSON is the daemon's configuration for verbose status: a JSON

@@ -28,6 +28,7 @@ type node struct {
 	pods          *memPods
 	images        *memImages
 	network       error
+	userns        bool
 	local, remote clients // berth.sock and kubelet.sock
 }
 
@@ -56,6 +57,7 @@ func (n *node) serve(t *testing.T, v pod.View) clients {
 		View: v, Pods: n.pods, Images: n.images, RuntimeName: "berth", Version: "1.2.3", CgroupDriver: "cgroupfs",
 		Handlers:          []string{"runc", "trusted"},
 		RecursiveReadOnly: true,
+		UserNamespaces:    func() bool { return n.userns },
 		NetworkStatus:     func(context.Context) error { return n.network },
 		ConfigJSON:        func() string { return `{"stateDir":"/s"}` },
 	}).Register(g)
@@ -298,15 +300,19 @@ func TestWhatTheKubeletDemandsAtItsStart(t *testing.T) {
 
 	n.network = errors.New("the bridge is gone")
 	st, err := n.remote.Status(ctx, &criv1.StatusRequest{Verbose: true})
-	if err != nil || st.Info["config"] != `{"stateDir":"/s"}` || !st.Features.SupplementalGroupsPolicy {
+	if err != nil || st.Info["config"] != `{"stateDir":"/s"}` || !st.Features.SupplementalGroupsPolicy || !st.Features.MountOptions {
 		t.Errorf("status: %v, %v", st, err)
 	}
 	var handlers []string
 	for _, h := range st.RuntimeHandlers {
 		handlers = append(handlers, h.Name)
-		if !h.Features.GetRecursiveReadOnlyMounts() {
-			t.Errorf("handler %q: features %v", h.Name, h.Features)
+		if !h.Features.GetRecursiveReadOnlyMounts() || h.Features.GetUserNamespaces() || st.Features.UserNamespacesHostNetwork {
+			t.Errorf("handler %q: features %v, of all %v", h.Name, h.Features, st.Features)
 		}
+	}
+	n.userns = true
+	if st, err := n.remote.Status(ctx, &criv1.StatusRequest{}); err != nil || !st.RuntimeHandlers[2].Features.UserNamespaces || !st.Features.UserNamespacesHostNetwork {
+		t.Errorf("with user namespaces: %v, %v", st, err)
 	}
 	if want := []string{"", "runc", "trusted"}; !slices.Equal(handlers, want) {
 		t.Errorf("handlers %q, want %q", handlers, want)

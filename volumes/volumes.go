@@ -16,12 +16,14 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/idmap"
 	"github.com/berth-runtime/berth/runtime/sys/mount"
 )
 
@@ -37,6 +39,10 @@ type Request struct {
 	ContainerPath, HostPath     string
 	ReadOnly, RecursiveReadOnly bool
 	Propagation                 string // private, slave or shared; empty is private
+	// IDs maps the owners of the files, of the mounts below too; a file system
+	// that cannot is an error when the container is created. nil: as they are.
+	IDs     *idmap.Map
+	Options []string // of noexec, nodev and nosuid
 }
 
 // Resolve checks and resolves all requests, in their order. Read-only without
@@ -70,12 +76,16 @@ func (r Resolver) Resolve(ctx context.Context, reqs []Request) ([]specs.Mount, e
 				return nil, err
 			}
 		}
-		out = append(out, specs.Mount{
+		m := specs.Mount{
 			Destination: path.Clean(req.ContainerPath),
 			Type:        "bind",
 			Source:      source,
 			Options:     options(req),
-		})
+		}
+		if req.IDs != nil {
+			m.UIDMappings, m.GIDMappings = mapping(req.IDs.UID), mapping(req.IDs.GID)
+		}
+		out = append(out, m)
 	}
 	return out, nil
 }
@@ -97,11 +107,15 @@ func check(req Request) error {
 	case req.RecursiveReadOnly && req.Propagation != "private" && req.Propagation != "":
 		return refuse("recursive read-only needs private propagation")
 	}
-	switch req.Propagation {
-	case "", "private", "slave", "shared":
-		return nil
+	for _, o := range req.Options {
+		if !slices.Contains([]string{"noexec", "nodev", "nosuid"}, o) {
+			return refuse("option " + o + " is not noexec, nodev or nosuid")
+		}
 	}
-	return refuse("unknown propagation " + req.Propagation)
+	if !slices.Contains([]string{"", "private", "slave", "shared"}, req.Propagation) {
+		return refuse("unknown propagation " + req.Propagation)
+	}
+	return nil
 }
 
 // source resolves the links of a host path, which is made if need be.
@@ -164,7 +178,15 @@ func options(req Request) []string {
 	case "shared":
 		propagation = "rshared"
 	}
-	return []string{"rbind", access, propagation}
+	out := append([]string{"rbind", access, propagation}, req.Options...)
+	if req.IDs != nil {
+		out = append(out, "ridmap")
+	}
+	return out
+}
+
+func mapping(r idmap.Range) []specs.LinuxIDMapping {
+	return []specs.LinuxIDMapping{{HostID: r.Host, Size: r.Length}}
 }
 
 // ProbeRRO tells whether the kernel can make mounts read-only recursively

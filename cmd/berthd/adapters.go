@@ -61,7 +61,7 @@ func (a podVolumes) Resolve(ctx context.Context, mounts []spec.Mount) ([]specs.M
 	reqs := make([]volumes.Request, len(mounts))
 	for i, m := range mounts {
 		reqs[i] = volumes.Request{ContainerPath: m.ContainerPath, HostPath: m.HostPath, ReadOnly: m.ReadOnly,
-			RecursiveReadOnly: m.RecursiveReadOnly, Propagation: string(m.Propagation)}
+			RecursiveReadOnly: m.RecursiveReadOnly, Propagation: string(m.Propagation), IDs: m.IDs, Options: m.Options}
 	}
 	return a.Resolver.Resolve(ctx, reqs)
 }

@@ -9,6 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
+
+	"k8s.io/klog/v2"
 
 	"github.com/berth-runtime/berth/cri"
 	"github.com/berth-runtime/berth/cri/admin"
@@ -85,6 +88,13 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		return nil, errors.Join(fmt.Errorf("cannot open the records of pods: %w", err), images.Close())
 	}
 
+	userns := sync.OnceValue(func() bool {
+		err := images.ProbeUserNamespaces()
+		if err != nil {
+			klog.FromContext(ctx).Info("Pods cannot have user namespaces here", "why", err)
+		}
+		return err == nil
+	})
 	streams := stream.New(pods)
 	view := func(v pod.View) *cri.Server {
 		return cri.New(cri.Config{
@@ -97,6 +107,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			CgroupDriver:      driver,
 			Handlers:          slices.Sorted(maps.Keys(cfg.Handlers)),
 			RecursiveReadOnly: volumes.ProbeRRO(),
+			UserNamespaces:    userns,
 			NetworkStatus:     net.Status,
 			ConfigJSON:        func() string { return statusConfig(cfg, driver) },
 		})

@@ -2,6 +2,7 @@ package translate
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -105,6 +106,7 @@ func mount(m *criv1.Mount) (spec.Mount, error) {
 		RecursiveReadOnly: m.GetRecursiveReadOnly(),
 		SELinuxRelabel:    m.GetSelinuxRelabel(),
 		Propagation:       fromPropagation[m.GetPropagation()],
+		Options:           m.GetMountOptions(),
 	}
 	if m.GetImage().GetImage() != "" {
 		out.Image, out.UserImage, out.ImageSubPath = m.Image.Image, m.Image.UserSpecifiedImage, m.ImageSubPath
@@ -124,16 +126,23 @@ func mount(m *criv1.Mount) (spec.Mount, error) {
 		return out, invalid("mount at %s: host_path %q is not an absolute path", at, out.HostPath)
 	case out.Propagation == "":
 		return out, invalid("mount at %s: unknown propagation %d", at, m.GetPropagation())
-	case len(m.GetUidMappings())+len(m.GetGidMappings()) != 0:
-		return out, unimplemented("mount at %s: idmapped mounts are not supported", at)
-	case len(m.GetMountOptions()) != 0:
-		return out, unimplemented("mount at %s: mount_options are not supported", at)
 	case out.RecursiveReadOnly && !out.ReadOnly:
 		return out, invalid("mount at %s: recursive_read_only needs readonly", at)
 	case out.RecursiveReadOnly && out.Propagation != spec.PropagationPrivate:
 		return out, invalid("mount at %s: recursive_read_only needs propagation PRIVATE", at)
 	}
-	return out, nil
+	for _, o := range out.Options {
+		// What is passed on must not turn the other fields around.
+		if !slices.Contains([]string{"noexec", "nodev", "nosuid"}, o) {
+			return out, invalid("mount at %s: mount option %q is not noexec, nodev or nosuid", at, o)
+		}
+	}
+	if len(m.GetUidMappings())+len(m.GetGidMappings()) == 0 {
+		return out, nil
+	}
+	ids, err := idMap("the mount at "+at, m.GetUidMappings(), m.GetGidMappings())
+	out.IDs = &ids
+	return out, err
 }
 
 // criMounts is the reverse, for the echo in a container's status. images are
@@ -147,6 +156,10 @@ func criMounts(in []spec.Mount, images []string) []*criv1.Mount {
 			Readonly:          m.ReadOnly,
 			RecursiveReadOnly: m.RecursiveReadOnly,
 			SelinuxRelabel:    m.SELinuxRelabel,
+			MountOptions:      m.Options,
+		}
+		if m.IDs != nil {
+			t.UidMappings, t.GidMappings = criRange(m.IDs.UID), criRange(m.IDs.GID)
 		}
 		if m.Image != "" {
 			t.ImageSubPath = m.ImageSubPath

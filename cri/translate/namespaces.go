@@ -1,9 +1,12 @@
 package translate
 
 import (
+	"math"
+
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/runtime/spec"
+	"github.com/berth-runtime/berth/runtime/sys/idmap"
 )
 
 var fromMode = map[criv1.NamespaceMode]spec.NamespaceMode{
@@ -53,47 +56,69 @@ func sharedNamespaces(o *criv1.NamespaceOption) (spec.Namespaces, error) {
 	if ns.PID == "" {
 		return ns, invalid("unknown PID namespace mode %d", o.GetPid())
 	}
-	return ns, userNamespace(o.GetUsernsOptions())
+	var err error
+	ns.User, ns.IDs, err = userNamespace(o.GetUsernsOptions())
+	return ns, err
 }
 
-// userNamespace accepts the absence of a user namespace, by nil (a kubelet
-// that knows none) or by NODE. The shape of a wrong mapping is told before
-// that a right one cannot be honoured, so that the caller mends it once.
-func userNamespace(u *criv1.UserNamespace) error {
+// userNamespace translates the choice of a user namespace. Its absence, by nil
+// (a kubelet that knows none) or by NODE, means the host's.
+func userNamespace(u *criv1.UserNamespace) (mode spec.NamespaceMode, ids idmap.Map, err error) {
 	if u == nil {
-		return nil
+		return "", ids, nil
 	}
 	switch u.Mode {
 	case criv1.NamespaceMode_NODE:
 		if len(u.Uids)+len(u.Gids) != 0 {
-			return invalid("user namespace mode NODE takes no mappings")
+			return "", ids, invalid("user namespace mode NODE takes no mappings")
 		}
-		return nil
+		return spec.ModeNode, ids, nil
 	case criv1.NamespaceMode_POD:
-		if err := idMapping("uid", u.Uids); err != nil {
-			return err
-		}
-		if err := idMapping("gid", u.Gids); err != nil {
-			return err
-		}
-		return unimplemented("user namespaces are not supported: use hostUsers: true")
+		ids, err = idMap("a user namespace", u.Uids, u.Gids)
+		return spec.ModePod, ids, err
 	}
-	return invalid("user namespace mode %s is not POD or NODE", u.Mode)
+	return "", ids, invalid("user namespace mode %s is not POD or NODE", u.Mode)
 }
 
-func idMapping(kind string, m []*criv1.IDMapping) error {
+// idMap translates the mappings of what, of which there must be one for each
+// kind of id, as the kubelet sends them.
+func idMap(what string, uids, gids []*criv1.IDMapping) (m idmap.Map, err error) {
+	if m.UID, err = idRange(what, "uid", uids); err != nil {
+		return m, err
+	}
+	m.GID, err = idRange(what, "gid", gids)
+	return m, err
+}
+
+func idRange(what, kind string, m []*criv1.IDMapping) (idmap.Range, error) {
 	if len(m) != 1 {
-		return invalid("a user namespace needs exactly one %s mapping: got %d", kind, len(m))
+		return idmap.Range{}, invalid("%s needs exactly one %s mapping: got %d", what, kind, len(m))
 	}
-	if m[0].GetContainerId() != 0 || m[0].GetLength() == 0 {
-		return invalid("the %s mapping must begin at container_id 0 and have a length: got %d and %d", kind, m[0].GetContainerId(), m[0].GetLength())
+	r := idmap.Range{Host: m[0].GetHostId(), Length: m[0].GetLength()}
+	if m[0].GetContainerId() != 0 || r.Length == 0 {
+		return r, invalid("the %s mapping of %s must begin at container_id 0 and have a length: got %d and %d", kind, what, m[0].GetContainerId(), r.Length)
 	}
-	return nil
+	// The last number is no id: it means "unchanged" to the kernel.
+	if r.Length > math.MaxUint32-r.Host {
+		return r, invalid("the %s mapping of %s goes beyond the last id of the host: %d from %d", kind, what, r.Length, r.Host)
+	}
+	return r, nil
+}
+
+// criRange is the reverse of idRange.
+func criRange(r idmap.Range) []*criv1.IDMapping {
+	return []*criv1.IDMapping{{HostId: r.Host, Length: r.Length}}
 }
 
 // namespaceOption is the reverse, for the echo in a pod's status.
 func namespaceOption(ns spec.Namespaces) *criv1.NamespaceOption {
 	o := &criv1.NamespaceOption{TargetId: ns.TargetID}
+	switch ns.User {
+	case spec.ModePod:
+		o.UsernsOptions = &criv1.UserNamespace{Mode: criv1.NamespaceMode_POD, Uids: criRange(ns.IDs.UID), Gids: criRange(ns.IDs.GID)}
+	case spec.ModeNode:
+		o.UsernsOptions = &criv1.UserNamespace{Mode: criv1.NamespaceMode_NODE}
+	}
 	for mode, name := range fromMode {
 		if ns.Network == name {
 			o.Network = mode

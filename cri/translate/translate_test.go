@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"math"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -73,9 +74,18 @@ func TestPodRefusesWhatIsWrongWhateverTheState(t *testing.T) {
 		"userns from 1": {func(c *criv1.PodSandboxConfig) {
 			userns(c, &criv1.UserNamespace{Mode: criv1.NamespaceMode_POD, Uids: mapping(1, 65536), Gids: mapping(0, 65536)})
 		}, errkind.InvalidArgument, "uid"},
-		"userns": {func(c *criv1.PodSandboxConfig) {
-			userns(c, &criv1.UserNamespace{Mode: criv1.NamespaceMode_POD, Uids: mapping(0, 65536), Gids: mapping(0, 65536)})
-		}, errkind.Unimplemented, "not supported"},
+		"userns of a target": {func(c *criv1.PodSandboxConfig) {
+			userns(c, &criv1.UserNamespace{Mode: criv1.NamespaceMode_TARGET})
+		}, errkind.InvalidArgument, "user namespace"},
+		"userns with two mappings": {func(c *criv1.PodSandboxConfig) {
+			userns(c, &criv1.UserNamespace{Mode: criv1.NamespaceMode_POD, Uids: mapping(0, 65536), Gids: append(mapping(0, 65536), mapping(65536, 1)...)})
+		}, errkind.InvalidArgument, "exactly one gid mapping"},
+		"userns without ids": {func(c *criv1.PodSandboxConfig) {
+			userns(c, &criv1.UserNamespace{Mode: criv1.NamespaceMode_POD, Uids: mapping(0, 65536), Gids: mapping(0, 0)})
+		}, errkind.InvalidArgument, "length"},
+		"userns beyond the last id": {func(c *criv1.PodSandboxConfig) {
+			userns(c, &criv1.UserNamespace{Mode: criv1.NamespaceMode_POD, Uids: mapping(0, math.MaxUint32-100000+1), Gids: mapping(0, 1)})
+		}, errkind.InvalidArgument, "last id"},
 	} {
 		_, err := Pod(podConfig(tc.change), "")
 		if !errkind.Is(err, tc.kind) || !strings.Contains(err.Error(), tc.says) {
@@ -168,8 +178,9 @@ func TestContainerRefusesWhatIsWrongWhateverTheState(t *testing.T) {
 		"mount at a relative path": {withMount(&criv1.Mount{ContainerPath: "a", HostPath: "/b"}), errkind.InvalidArgument, "container_path"},
 		"rro without ro":           {withMount(&criv1.Mount{ContainerPath: "/a", HostPath: "/b", RecursiveReadOnly: true, Propagation: private}), errkind.InvalidArgument, "readonly"},
 		"rro and slave":            {withMount(&criv1.Mount{ContainerPath: "/a", HostPath: "/b", RecursiveReadOnly: true, Readonly: true, Propagation: slave}), errkind.InvalidArgument, "PRIVATE"},
-		"idmapped mount":           {withMount(&criv1.Mount{ContainerPath: "/a", HostPath: "/b", UidMappings: mapping(0, 1)}), errkind.Unimplemented, "idmapped"},
-		"mount options":            {withMount(&criv1.Mount{ContainerPath: "/a", HostPath: "/b", MountOptions: []string{"noexec"}}), errkind.Unimplemented, "mount_options"},
+		"half a mapping":           {withMount(&criv1.Mount{ContainerPath: "/a", HostPath: "/b", UidMappings: mapping(0, 1)}), errkind.InvalidArgument, "gid"},
+		"mapping from 1":           {withMount(&criv1.Mount{ContainerPath: "/a", HostPath: "/b", UidMappings: mapping(1, 1), GidMappings: mapping(0, 1)}), errkind.InvalidArgument, "container_id 0"},
+		"mount option rw":          {withMount(&criv1.Mount{ContainerPath: "/a", HostPath: "/b", Readonly: true, MountOptions: []string{"noexec", "rw"}}), errkind.InvalidArgument, `"rw"`},
 		"propagation 9":            {withMount(&criv1.Mount{ContainerPath: "/a", HostPath: "/b", Propagation: 9}), errkind.InvalidArgument, "propagation"},
 		"writable image":           {withMount(&criv1.Mount{ContainerPath: "/a", Image: &criv1.ImageSpec{Image: "x"}}), errkind.InvalidArgument, "needs readonly"},
 		"image and host path":      {withMount(&criv1.Mount{ContainerPath: "/a", HostPath: "/b", Readonly: true, Image: &criv1.ImageSpec{Image: "x"}}), errkind.InvalidArgument, "host_path"},

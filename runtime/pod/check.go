@@ -67,6 +67,9 @@ func (t *Table) checkPod(p *Pod, want map[string]string) []Problem {
 		want[t.netns(p.id)] = "network namespace of pod " + p.id
 		want[t.nsPath(p.id, "uts")] = "UTS namespace of pod " + p.id
 	}
+	if ns := t.userns(p); ns != nil {
+		want[ns.Path] = "user namespace of pod " + p.id
+	}
 	if hasIPC(&rec.Config) {
 		want[t.nsPath(p.id, "ipc")] = "IPC namespace of pod " + p.id
 		want[t.shmDir(p.id)] = "/dev/shm of pod " + p.id

@@ -260,9 +260,10 @@ func (t *Table) createInShim(ctx context.Context, c *container) error {
 // shimCreate describes the container to a shim.
 func (t *Table) shimCreate(c *container) shimrpc.Create {
 	rec := c.record()
+	uid, gid := t.hostIDs(c.pod, rec.User.UID, rec.User.GID)
 	return shimrpc.Create{ID: c.id, PodID: c.pod.id, Bundle: t.bundle(c.id), Root: t.libcontainerRoot(), LogPath: rec.LogPath,
 		TTY: rec.Config.TTY, Stdin: rec.Config.Stdin, StdinOnce: rec.Config.StdinOnce, SystemdCgroup: t.cfg.SystemdCgroup,
-		UID: int(rec.User.UID), GID: int(rec.User.GID)}
+		UID: uid, GID: gid}
 }
 
 // hold opens the container's output FIFOs and its pidfd a second time, so that

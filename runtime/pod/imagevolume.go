@@ -160,7 +160,7 @@ func (t *Table) discardImageVolumes(ctx context.Context, c *container) error {
 // askedMounts resolves the mounts that were asked for, in their order.
 func (t *Table) askedMounts(ctx context.Context, c *container) ([]specs.Mount, error) {
 	var paths []spec.Mount
-	mounts := c.asked().Mounts
+	mounts, ns := c.asked().Mounts, &c.pod.config.Namespaces
 	for _, m := range mounts {
 		if m.Image == "" {
 			paths = append(paths, m)
@@ -173,8 +173,15 @@ func (t *Table) askedMounts(ctx context.Context, c *container) ([]specs.Mount, e
 	out := make([]specs.Mount, 0, len(mounts))
 	for n, m := range mounts {
 		if m.Image == "" {
+			if m.IDs != nil && ns.HasUserNamespace() && *m.IDs == ns.IDs {
+				// The namespace at hand serves; another would be made for it.
+				resolved[0].UIDMappings, resolved[0].GIDMappings = nil, nil
+			}
 			out, resolved = append(out, resolved[0]), resolved[1:]
 			continue
+		}
+		if err := checkMapping(m, ns); err != nil {
+			return nil, cannotMountImage(m, err)
 		}
 		source, err := imageVolumeSource(t.imageVolumeDir(c.id, n), m.ImageSubPath)
 		if err != nil {
@@ -183,7 +190,7 @@ func (t *Table) askedMounts(ctx context.Context, c *container) ([]specs.Mount, e
 		// Programs may be run from it (Kubernetes dropped noexec again), but
 		// an image that somebody mounts for its data must not bring privileges.
 		out = append(out, specs.Mount{Destination: filepath.Clean(m.ContainerPath), Type: "bind", Source: source,
-			Options: []string{"bind", "ro", "nosuid", "nodev", "rprivate"}})
+			Options: append([]string{"bind", "ro", "nosuid", "nodev", "rprivate"}, m.Options...)})
 	}
 	return out, nil
 }

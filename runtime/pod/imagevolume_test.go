@@ -16,11 +16,11 @@ import (
 	"github.com/berth-runtime/berth/runtime/sys/mount"
 )
 
-func (s *images) MountReadOnly(_ context.Context, id, target string, _ *idmap.Pinned) error {
+func (s *images) MountReadOnly(_ context.Context, id, target string, in *idmap.Pinned) error {
 	if mounted, err := mount.Mounted(target); mounted || err != nil {
 		return err
 	}
-	return mount.Bind(filepath.Join(s.root, id), target, unix.MS_RDONLY)
+	return s.bind(id, target, unix.MS_RDONLY, in)
 }
 
 func imageMount(at, image, sub string) spec.Mount {

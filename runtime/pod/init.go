@@ -19,6 +19,14 @@ import (
 // initUID is nobody: the init only reaps, for which it needs no right at all.
 const initUID = 65534
 
+// initUser is initUID, or the last that the pod's user namespace has.
+func initUser(p *Pod) uint32 {
+	if ns := &p.config.Namespaces; ns.HasUserNamespace() {
+		return min(initUID, ns.IDs.UID.Length-1, ns.IDs.GID.Length-1)
+	}
+	return initUID
+}
+
 // startInit starts the pod's own first process, where containers share a PID
 // namespace: something must be process 1 there and reap.
 func (t *Table) startInit(ctx context.Context, p *Pod) error {
@@ -26,7 +34,11 @@ func (t *Table) startInit(ctx context.Context, p *Pod) error {
 		return nil
 	}
 	dir := t.initDir(p.id)
-	if err := os.MkdirAll(filepath.Join(dir, "rootfs"), 0o711); err != nil {
+	root := filepath.Join(dir, "rootfs")
+	if err := os.MkdirAll(root, 0o711); err != nil {
+		return err
+	}
+	if err := t.giveToRoot(p, root); err != nil { // who makes the mount points in it
 		return err
 	}
 	seccomp, err := spec.DefaultSeccomp(nil)
@@ -60,8 +72,10 @@ func (t *Table) startInit(ctx context.Context, p *Pod) error {
 
 // initCreate describes the init to a shim.
 func (t *Table) initCreate(p *Pod) shimrpc.Create {
+	id := initUser(p)
+	uid, gid := t.hostIDs(p, id, id)
 	return shimrpc.Create{ID: p.id, PodID: p.id, Bundle: t.initDir(p.id), Root: t.libcontainerRoot(),
-		SystemdCgroup: t.cfg.SystemdCgroup, UID: initUID, GID: initUID}
+		SystemdCgroup: t.cfg.SystemdCgroup, UID: uid, GID: gid}
 }
 
 // initSpec is an empty read-only root with one static program, no capability
@@ -77,7 +91,7 @@ func (t *Table) initSpec(p *Pod) *specs.Spec {
 		Version: specs.Version,
 		Root:    &specs.Root{Path: filepath.Join(t.initDir(p.id), "rootfs"), Readonly: true},
 		Process: &specs.Process{Args: []string{"/init"}, Cwd: "/", NoNewPrivileges: true,
-			User: specs.User{UID: initUID, GID: initUID}, Capabilities: &specs.LinuxCapabilities{}},
+			User: specs.User{UID: initUser(p), GID: initUser(p)}, Capabilities: &specs.LinuxCapabilities{}},
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "nodev", "noexec"}},
 			{Destination: "/init", Type: "bind", Source: t.cfg.InitPath, Options: []string{"bind", "ro", "nosuid", "nodev"}},
@@ -91,6 +105,9 @@ func (t *Table) initSpec(p *Pod) *specs.Spec {
 // namespacePaths are the pinned namespaces of the pod, but for PID.
 func (t *Table) namespacePaths(p *Pod) map[specs.LinuxNamespaceType]string {
 	out := map[specs.LinuxNamespaceType]string{}
+	if ns := t.userns(p); ns != nil {
+		out[specs.UserNamespace] = ns.Path
+	}
 	if hasNetns(p.config) {
 		out[specs.NetworkNamespace] = t.netns(p.id)
 		out[specs.UTSNamespace] = t.nsPath(p.id, "uts")

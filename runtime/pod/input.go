@@ -86,8 +86,8 @@ func (t *Table) containerMounts(ctx context.Context, c *container) ([]specs.Moun
 		mode = "ro"
 	}
 	var out []specs.Mount
-	for _, name := range []string{"hostname", "hosts", "resolv.conf"} {
-		out = append(out, specs.Mount{Destination: "/etc/" + name, Type: "bind", Source: filepath.Join(t.podDir(c.pod.id), name),
+	for _, path := range t.etcFiles(c.pod) {
+		out = append(out, specs.Mount{Destination: "/etc/" + filepath.Base(path), Type: "bind", Source: path,
 			Options: []string{"rbind", "rprivate", mode}})
 	}
 	shm := "/dev/shm"
@@ -135,7 +135,11 @@ func (t *Table) copyUp(ctx context.Context, c *container, path, dst string) erro
 	if err := t.cfg.Volumes.CopyUp(ctx, t.rootfs(c.id), path, dst); err != nil {
 		return fmt.Errorf("cannot fill the image's volume %s: %w", path, err)
 	}
-	return nil
+	// One that the image has not is the host's root's, and must be the pod's.
+	if st, err := os.Stat(dst); err != nil || !ownedByRoot(st) {
+		return err
+	}
+	return t.giveToRoot(c.pod, dst)
 }
 
 // reader makes a reader of a file that may be absent. spec.ResolveUser bounds

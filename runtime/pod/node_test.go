@@ -14,6 +14,7 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/runtime/network"
 	"github.com/berth-runtime/berth/runtime/pod"
@@ -89,14 +90,35 @@ func (s *images) Prepare(_ context.Context, id, _ string) error {
 	return nil
 }
 
-func (s *images) Mount(_ context.Context, id, target string, _ *idmap.Pinned) error {
+func (s *images) Mount(_ context.Context, id, target string, in *idmap.Pinned) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.fail; err != nil {
 		s.fail = nil
 		return err
 	}
-	return mount.Bind(filepath.Join(s.root, id), target, 0)
+	return s.bind(id, target, 0, in)
+}
+
+// bind binds a container's directory, with mapped owners in a user namespace.
+func (s *images) bind(id, target string, flags uintptr, in *idmap.Pinned) error {
+	if in == nil {
+		return mount.Bind(filepath.Join(s.root, id), target, flags)
+	}
+	ns, err := in.Open()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ns.Close() }()
+	tree, err := idmap.Tree(filepath.Join(s.root, id), ns)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tree.Close() }()
+	if err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil || flags == 0 {
+		return err
+	}
+	return unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|flags, "")
 }
 
 func (s *images) Discard(_ context.Context, id string) error {

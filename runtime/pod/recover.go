@@ -234,6 +234,9 @@ func (t *Table) intact(p *Pod, mounted map[string]bool) bool {
 	if hasNetns(p.config) && !(mounted[t.netns(p.id)] && mounted[t.nsPath(p.id, "uts")]) {
 		return false
 	}
+	if ns := t.userns(p); ns != nil && !mounted[ns.Path] {
+		return false
+	}
 	if hasIPC(p.config) && !(mounted[t.nsPath(p.id, "ipc")] && mounted[t.shmDir(p.id)]) {
 		return false
 	}

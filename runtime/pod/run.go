@@ -129,6 +129,9 @@ func (t *Table) leasePod(ctx context.Context, p *Pod) error {
 	if _, err := t.handler(c.RuntimeHandler); err != nil {
 		return err
 	}
+	if err := c.Namespaces.CheckUserNamespace(); err != nil {
+		return err
+	}
 	if !hasNetns(c) {
 		return nil
 	}
@@ -171,14 +174,15 @@ func (t *Table) makeNamespaces(p *Pod) error {
 	for k, v := range c.Sysctls {
 		s.Sysctls[k] = v
 	}
-	if s.Net == "" && s.IPC == "" && len(s.Sysctls) == 0 {
+	s.User = t.userns(p)
+	if s.Net == "" && s.IPC == "" && s.User == nil && len(s.Sysctls) == 0 {
 		return nil
 	}
 	return netns.Create(s)
 }
 
 func (t *Table) removeNamespaces(p *Pod) error {
-	return netns.Remove(t.netns(p.id), t.nsPath(p.id, "uts"), t.nsPath(p.id, "ipc"))
+	return netns.Remove(t.netns(p.id), t.nsPath(p.id, "uts"), t.nsPath(p.id, "ipc"), t.nsPath(p.id, "user"))
 }
 
 // hostname is what the pod's containers see as theirs.
@@ -198,13 +202,19 @@ func (t *Table) makeFiles(p *Pod) error {
 	if err := t.cfg.Volumes.WriteFiles(t.podDir(p.id), hostname(&rec.Config), rec.Config.DNS, rec.Lease.Addresses); err != nil {
 		return err
 	}
+	if err := t.giveToRoot(p, t.etcFiles(p)...); err != nil {
+		return err
+	}
 	if !hasIPC(&rec.Config) {
 		return nil // the host's /dev/shm serves
 	}
 	if err := os.MkdirAll(t.shmDir(p.id), 0o755); err != nil {
 		return err
 	}
-	return t.cfg.Volumes.MountShm(t.shmDir(p.id))
+	if err := t.cfg.Volumes.MountShm(t.shmDir(p.id)); err != nil {
+		return err
+	}
+	return t.giveToRoot(p, t.shmDir(p.id))
 }
 
 func (t *Table) attach(ctx context.Context, p *Pod) error {

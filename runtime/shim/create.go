@@ -35,7 +35,10 @@ func (s *server) create(req *shimrpc.Create) (_ *shimrpc.Created, err error) {
 	}
 	defer s.trim.Reset(trimAfter)
 	c := &container{Create: *req, ended: make(chan struct{})}
+	// Of a user namespace libcontainer reads the mapping by a child.
+	s.starts.begin()
 	process, err := c.prepare(&s.filters)
+	s.starts.end()
 	if err == nil {
 		err = s.launch(c, process)
 	}

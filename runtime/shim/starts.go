@@ -43,7 +43,7 @@ func (s *starts) done(pid int) {
 }
 
 // end ends what begin began where no child outlives it, such as hooks that
-// libcontainer runs and waits for.
+// libcontainer runs and waits for, and helpers that it reads a mapping by.
 func (s *starts) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -60,6 +60,9 @@ func build(in Input) (*specs.Spec, error) {
 	if sec.Privileged && !in.Pod.Privileged {
 		return nil, errkind.New(errkind.InvalidArgument, "it asks to be privileged and its pod is not")
 	}
+	if err := checkUserNamespace(in); err != nil {
+		return nil, err
+	}
 	p, err := process(in)
 	if err != nil {
 		return nil, err
@@ -113,6 +116,13 @@ func linux(in Input) (*specs.Linux, error) {
 func namespaces(in Input) ([]specs.LinuxNamespace, error) {
 	sec := &in.Container.Security
 	out := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+	if sec.Namespaces.HasUserNamespace() {
+		path := in.NamespacePaths[specs.UserNamespace]
+		if path == "" {
+			return nil, errkind.New(errkind.FailedPrecondition, "there is no user namespace to join")
+		}
+		out = append(out, specs.LinuxNamespace{Type: specs.UserNamespace, Path: path})
+	}
 	for _, n := range []struct {
 		kind specs.LinuxNamespaceType
 		mode NamespaceMode

@@ -49,7 +49,7 @@ func allMounts(in Input) ([]specs.Mount, error) {
 	}
 	_, ownDev := given["/dev"]
 	var out []specs.Mount
-	for _, m := range defaultMounts(in) {
+	for _, m := range inUserNamespace(defaultMounts(in), &in.Container.Security.Namespaces) {
 		_, replaced := given[m.Destination]
 		if replaced || ownDev && strings.HasPrefix(m.Destination, "/dev/") {
 			continue

@@ -126,6 +126,8 @@ type Mount struct {
 	RecursiveReadOnly bool              `json:"recursive_read_only,omitempty"`
 	SELinuxRelabel    bool              `json:"selinux_relabel,omitempty"`
 	Propagation       Propagation       `json:"propagation"`
+	IDs               *idmap.Map        `json:"ids,omitempty"`     // show owners mapped; nil: as they are
+	Options           []string          `json:"options,omitempty"` // of noexec, nodev, nosuid
 }
 
 // Device is one host device to be seen in the container.
