@@ -287,6 +287,10 @@ func (m *memImages) Remove(_ context.Context, ref string) error {
 	return nil
 }
 
+func (m *memImages) RawConfig(_ context.Context, id string) ([]byte, error) {
+	return []byte(`{"architecture":"` + id + `"}`), nil
+}
+
 func (m *memImages) Usage(context.Context) (imageservice.Usage, error) {
 	return imageservice.Usage{Mountpoint: "/images", Bytes: 10, Inodes: 2}, nil
 }

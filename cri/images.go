@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -123,9 +124,26 @@ func (s *Server) ImageStatus(ctx context.Context, r *criv1.ImageStatusRequest) (
 	}
 	out := &criv1.ImageStatusResponse{Image: translate.Image(img, s.pinned()(img))}
 	if r.Verbose {
-		out.Info = info(map[string]any{"imageSpec": map[string]any{"created": img.Created, "config": img.Config}})
+		out.Info = s.imageInfo(ctx, img)
 	}
 	return out, nil
+}
+
+// imageInfo is what crictl inspecti shows beside the status: what the peers
+// show of an image, and an artifact's files.
+func (s *Server) imageInfo(ctx context.Context, img imageservice.Image) map[string]string {
+	raw, err := s.cfg.Images.RawConfig(ctx, img.ID)
+	if err != nil || !json.Valid(raw) {
+		return nil // for people only; it may have been removed just now
+	}
+	if img.Artifact != nil {
+		return info(map[string]any{"artifact": img.Artifact, "manifest": json.RawMessage(raw)})
+	}
+	chain := ""
+	if n := len(img.Layers); n > 0 {
+		chain = img.Layers[n-1].ChainID.String()
+	}
+	return info(map[string]any{"chainID": chain, "imageSpec": json.RawMessage(raw)})
 }
 
 // RemoveImage removes an image with all its names.

@@ -51,6 +51,8 @@ type Images interface {
 	// that is not here is success.
 	Remove(ctx context.Context, ref string) error
 	Usage(ctx context.Context) (imageservice.Usage, error)
+	// RawConfig is the config of an image, or the manifest of an artifact.
+	RawConfig(ctx context.Context, id string) ([]byte, error)
 }
 
 // Config of a Server. All fields but RecursiveReadOnly are needed.

@@ -27,6 +27,7 @@ import (
 type node struct {
 	pods          *memPods
 	images        *memImages
+	store         Images // in place of images, if set
 	network       error
 	userns        bool
 	local, remote clients // berth.sock and kubelet.sock
@@ -52,9 +53,13 @@ func (n *node) serve(t *testing.T, v pod.View) clients {
 	if err != nil {
 		t.Fatal(err)
 	}
+	images := n.store
+	if images == nil {
+		images = n.images
+	}
 	g := grpc.NewServer(ServerOptions()...)
 	New(Config{
-		View: v, Pods: n.pods, Images: n.images, RuntimeName: "berth", Version: "1.2.3", CgroupDriver: "cgroupfs",
+		View: v, Pods: n.pods, Images: images, RuntimeName: "berth", Version: "1.2.3", CgroupDriver: "cgroupfs",
 		Handlers:          []string{"runc", "trusted"},
 		RecursiveReadOnly: true,
 		UserNamespaces:    func() bool { return n.userns },

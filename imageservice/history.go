@@ -29,7 +29,10 @@ func (s *Service) History(ctx context.Context, ref string) ([]HistoryEntry, erro
 	if err != nil {
 		return nil, err
 	}
-	b, err := s.blobs.ReadFile(digest.Digest(image.ID), manifest.MaxBytes)
+	if image.Artifact != nil {
+		return artifactHistory(image), nil
+	}
+	b, err := s.RawConfig(ctx, image.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -40,6 +43,22 @@ func (s *Service) History(ctx context.Context, ref string) ([]HistoryEntry, erro
 		return nil, errkind.New(errkind.DataLoss, "cannot read the history of image %s: %v", image.ID, err)
 	}
 	return history(config.History, image.Layers), nil
+}
+
+// RawConfig gives the config of an image, or the manifest of an artifact, as
+// the registry had it. id is the image's.
+func (s *Service) RawConfig(_ context.Context, id string) ([]byte, error) {
+	return s.blobs.ReadFile(digest.Digest(id), manifest.MaxBytes)
+}
+
+// artifactHistory has a line for each part: an artifact does not tell how it
+// was made.
+func artifactHistory(image Image) []HistoryEntry {
+	all := make([]HistoryEntry, len(image.Layers))
+	for i, l := range image.Layers {
+		all[i] = HistoryEntry{CreatedBy: image.Artifact.Parts[i].File, DiffID: l.DiffID, Size: l.Size}
+	}
+	return all
 }
 
 func history(recorded []v1.History, layers []Layer) []HistoryEntry {

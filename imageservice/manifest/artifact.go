@@ -14,15 +14,15 @@ import (
 
 // Artifact is what a manifest holds that describes no container image: files.
 type Artifact struct {
-	Type  string // artifactType, else the media type of the config
-	Parts []Part // one for each layer of the manifest, in its order
+	Type  string `json:"type"`  // artifactType, else the media type of the config
+	Parts []Part `json:"parts"` // one for each layer of the manifest, in its order
 }
 
 // Part is one blob of an artifact.
 type Part struct {
-	Blob digest.Digest
-	Size int64
-	File string // path below the artifact's root that has these bytes; "" if they are a tar to be unpacked there
+	Blob digest.Digest `json:"blob"`
+	Size int64         `json:"size"`
+	File string        `json:"file,omitempty"` // path below the artifact's root that has these bytes; "" if they are a tar to be unpacked there
 }
 
 // ID is what a part has in place of a diff ID. It says all that makes the
