@@ -249,6 +249,11 @@ func (t *Table) createInShim(ctx context.Context, c *container) error {
 	if err != nil {
 		return err
 	}
+	// The PID namespace was named by a process, which may have ended since, and
+	// its number may be another's by now: then what was joined is not known.
+	if _, err := t.containerNamespaces(c); err != nil {
+		return err
+	}
 	c.mu.Lock()
 	c.rec.Process = pidfd.Process{Pid: created.Pid, StartTime: created.StartTime}
 	c.console = created.Console

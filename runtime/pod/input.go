@@ -66,8 +66,13 @@ func (t *Table) containerNamespaces(c *container) (map[specs.LinuxNamespaceType]
 			return nil, err
 		}
 		rec := target.record()
-		if target.pod != c.pod || rec.Phase != phaseRunning {
+		if target.pod != c.pod || rec.Phase != phaseRunning || !rec.Process.Alive() {
 			return nil, errkind.New(errkind.FailedPrecondition, "target container %s is not running in pod %s", ns.TargetID, c.pod.id)
+		}
+		if rec.Config.Security.Namespaces.PID != spec.ModeContainer {
+			// What it is in is not its own: it may be the host's.
+			return nil, errkind.New(errkind.FailedPrecondition, "target container %s has no PID namespace of its own: it was created with mode %s, not CONTAINER",
+				ns.TargetID, strings.ToUpper(string(rec.Config.Security.Namespaces.PID)))
 		}
 		pid = rec.Process.Pid
 	default:
