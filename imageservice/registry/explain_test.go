@@ -23,7 +23,7 @@ func explain(t *testing.T, dir, ref string, auth *Auth) []Endpoint {
 	return got
 }
 
-func TestExplainTellsTheOrderAndHidesSecrets(t *testing.T) {
+func TestSecurityCREDExplainHidesSecrets(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	file := filepath.Join(root, "docker.io", "hosts.toml")

@@ -131,18 +131,22 @@ func classify(header string, body []byte) (string, error) {
 	if isIndex == isManifest {
 		return "", refuse(errkind.InvalidArgument, "the manifest must have either manifests or config and layers")
 	}
+	sent, _, _ := mime.ParseMediaType(header)
+	known, index := isIndexType(sent)
+	if known && index != isIndex {
+		return "", refuse(errkind.InvalidArgument, "the manifest was sent as %q, of which it does not have the fields", sent)
+	}
 	stated := doc.MediaType
 	if stated == "" {
 		// The field is optional in OCI; plain file servers send any header.
-		stated, _, _ = mime.ParseMediaType(header)
-		if known, _ := isIndexType(stated); !known {
+		if stated = sent; !known {
 			stated = ocispec.MediaTypeImageManifest
 			if isIndex {
 				stated = ocispec.MediaTypeImageIndex
 			}
 		}
 	}
-	known, index := isIndexType(stated)
+	known, index = isIndexType(stated)
 	if !known || index != isIndex {
 		return "", refuse(errkind.InvalidArgument, "the manifest's fields are not those of media type %q", stated)
 	}

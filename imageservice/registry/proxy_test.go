@@ -136,7 +136,7 @@ func TestParseProxiesRefuses(t *testing.T) {
 }
 
 // No failure at a proxy tells its password, and no explanation.
-func TestProxyCredentialsStayHidden(t *testing.T) {
+func TestSecurityCREDProxyCredentialsStayHidden(t *testing.T) {
 	t.Setenv("NO_PROXY", "")
 	t.Setenv("HTTPS_PROXY", "")
 	pass := secret(t) + "&+"

@@ -257,7 +257,7 @@ func TestRefusedConnectionIsUnavailable(t *testing.T) {
 	wantKind(t, err, errkind.Unavailable, host, "connection refused")
 }
 
-func TestOversizedManifest(t *testing.T) {
+func TestSecurityLIMManifest(t *testing.T) {
 	t.Parallel()
 	reg := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write(make([]byte, registry.MaxManifest+1))
@@ -266,7 +266,7 @@ func TestOversizedManifest(t *testing.T) {
 	wantKind(t, err, errkind.InvalidArgument, "4194304")
 }
 
-func TestWrongDigest(t *testing.T) {
+func TestSecurityDIGManifest(t *testing.T) {
 	t.Parallel()
 	reg := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, `{"config":{},"layers":[]}`)
@@ -283,7 +283,7 @@ func TestWrongDigest(t *testing.T) {
 	wantKind(t, err, errkind.DataLoss)
 }
 
-func TestAmbiguousManifest(t *testing.T) {
+func TestSecurityDIGAmbiguousManifest(t *testing.T) {
 	t.Parallel()
 	const index, image = "application/vnd.oci.image.index.v1+json", "application/vnd.oci.image.manifest.v1+json"
 	for _, tt := range []struct {
@@ -294,6 +294,10 @@ func TestAmbiguousManifest(t *testing.T) {
 		{index, `{"config":{},"layers":[]}`, ""},
 		{image, `{"mediaType":"` + index + `","config":{},"layers":[]}`, ""},
 		{image, `{"mediaType":"text/plain","config":{}}`, ""},
+		{image, `{"mediaType":"` + index + `","manifests":[]}`, ""},
+		{image + ";charset=utf-8", `{"manifests":[]}`, ""},
+		{registry.MediaTypeDockerList, `{"mediaType":"` + image + `","config":{},"layers":[]}`, ""},
+		{registry.MediaTypeDockerManifest, `{"mediaType":"` + image + `","config":{},"layers":[]}`, image},
 		{image, `{}`, ""},
 		{image, `<html>`, ""},
 		{image, `{"schemaVersion":1,"fsLayers":[]}`, ""},
@@ -350,7 +354,7 @@ server = "%s"
 	}
 }
 
-func TestMirrorMayServeButNotResolve(t *testing.T) {
+func TestSecurityDIGMirrorMayServeButNotResolve(t *testing.T) {
 	t.Parallel()
 	mirror, server := newRegistry(t), newRegistry(t)
 	stale := push(t, "v1", mirror)
@@ -365,7 +369,7 @@ func TestMirrorMayServeButNotResolve(t *testing.T) {
 	}
 }
 
-func TestMirrorWithWrongBytesIsPassedOver(t *testing.T) {
+func TestSecurityDIGMirrorWithWrongBytesIsPassedOver(t *testing.T) {
 	t.Parallel()
 	server := newRegistry(t)
 	p := push(t, "v1", server)
