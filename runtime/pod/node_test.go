@@ -56,9 +56,11 @@ func TestMain(m *testing.M) {
 // images is a small real store: every container gets a bind mount of its own
 // directory with a static busybox.
 type images struct {
-	root string
-	mu   sync.Mutex
-	fail error // of the next Mount
+	root   string
+	config spec.ImageConfig       // of busybox; id and names are filled in where they lack
+	fill   func(dir string) error // if set, puts more files into a container's directory
+	mu     sync.Mutex
+	fail   error // of the next Mount
 }
 
 func (s *images) Mountpoint() string { return s.root }
@@ -70,7 +72,11 @@ func (s *images) Resolve(_ context.Context, ref string) (*spec.ImageConfig, erro
 	if ref != "busybox" {
 		return nil, errkind.New(errkind.NotFound, "image %s is not on the node", ref)
 	}
-	return &spec.ImageConfig{ID: "sha256:" + strings.Repeat("ab", 32), Ref: "busybox@sha256:1", Name: "busybox:latest"}, nil
+	out := s.config
+	if out.ID == "" {
+		out.ID, out.Ref, out.Name = "sha256:"+strings.Repeat("ab", 32), "busybox@sha256:1", "busybox:latest"
+	}
+	return &out, nil
 }
 
 func (s *images) Prepare(_ context.Context, id, _ string) error {
@@ -86,6 +92,9 @@ func (s *images) Prepare(_ context.Context, id, _ string) error {
 		if err := os.WriteFile(filepath.Join(dir, "bin", applet), b, 0o755); err != nil {
 			return err
 		}
+	}
+	if s.fill != nil {
+		return s.fill(dir)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -47,6 +48,11 @@ func (s Spec) sysctlPaths() ([]sysctl, error) {
 		}
 		if !made[kind] {
 			return nil, errkind.New(errkind.InvalidArgument, "cannot set sysctl %s: the pod has no %s namespace of its own", name, kind)
+		}
+		// A value goes to one file as it is, so no character of it can make a
+		// second setting (CVE-2022-0811); a second line is a mistake all the same.
+		if strings.ContainsFunc(strings.TrimSuffix(s.Sysctls[name], "\n"), func(r rune) bool { return unicode.IsControl(r) && r != '\t' }) {
+			return nil, errkind.New(errkind.InvalidArgument, "cannot set sysctl %s: the value %q has a control character", name, s.Sysctls[name])
 		}
 		out = append(out, sysctl{name: name, path: path, kind: kind, value: s.Sysctls[name]})
 	}
