@@ -451,8 +451,15 @@ func (n *node) InspectImage(_ context.Context, r *api.ImageRequest) (*api.Image,
 	if img == nil {
 		return nil, status.Errorf(codes.NotFound, "there is no image %s", r.Ref)
 	}
+	var users []string
+	for id, c := range n.containers {
+		if c.ImageId == img.Id {
+			users = append(users, id)
+		}
+	}
 	return &api.Image{
-		ID: img.Id, Tags: img.RepoTags, Size: img.Size, Created: time.Now().Add(-72 * time.Hour),
+		Containers: users,
+		ID:         img.Id, Tags: img.RepoTags, Size: img.Size, Created: time.Now().Add(-72 * time.Hour),
 		Config: []byte(`{"Entrypoint":["/entry"],"Cmd":["serve"]}`),
 		History: []api.History{
 			{CreatedBy: "COPY x /  # with\tspaces", Comment: "by hand", DiffID: "sha256:" + strings.Repeat("cd", 32), Size: 4_200_000},

@@ -130,9 +130,12 @@ type bars struct {
 	layers map[string]*mpb.Bar // by digest
 }
 
+// barsRefresh is how often the bars are drawn.
+const barsRefresh = 100 * time.Millisecond
+
 func newBars(ctx context.Context, w io.Writer) *bars {
 	return &bars{
-		all:    mpb.NewWithContext(ctx, mpb.WithOutput(w), mpb.WithWidth(40), mpb.WithRefreshRate(100*time.Millisecond)),
+		all:    mpb.NewWithContext(ctx, mpb.WithOutput(w), mpb.WithWidth(40), mpb.WithRefreshRate(barsRefresh)),
 		layers: map[string]*mpb.Bar{},
 	}
 }
@@ -144,8 +147,9 @@ func (b *bars) report(p *api.Progress) {
 	bar, ok := b.layers[p.Layer]
 	if !ok {
 		bar = b.all.AddBar(0,
+			mpb.BarFillerTrim(), // the texts have their spaces, also on a terminal that has no room for a bar
 			mpb.PrependDecorators(decor.Name(short(p.Layer, false)+" ")),
-			mpb.AppendDecorators(decor.CountersKiloByte("% .1f / % .1f"), decor.OnComplete(decor.Name(""), " done")))
+			mpb.AppendDecorators(decor.CountersKiloByte(" % .1f / % .1f"), decor.OnComplete(decor.Name(""), " done")))
 		b.layers[p.Layer] = bar
 	}
 	if p.Total > 0 {

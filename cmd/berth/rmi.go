@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-runtime/berth/cri/admin/api"
 )
 
 func rmiVerb(c *cli) *cobra.Command {
@@ -26,17 +28,17 @@ func rmiVerb(c *cli) *cobra.Command {
 			return err
 		}
 		return c.each(args, func(ref string) error {
-			id, err := cl.findImage(ctx, ref)
+			img, err := cl.findImage(ctx, ref)
 			if err != nil {
 				return err
 			}
-			if done, err := cl.untagOnly(ctx, ref, force); done || err != nil {
+			if done, err := cl.untagOnly(ctx, ref, img, force); done || err != nil {
 				if done {
 					fmt.Fprintf(c.out, "Untagged %s\n", ref)
 				}
 				return err
 			}
-			if users := inv.users(id); len(users) > 0 && !force {
+			if users := inv.named(img.Containers); len(users) > 0 && !force {
 				return &problem{
 					what: "cannot remove the image " + ref,
 					why:  "it is used by " + strings.Join(users, ", "),
@@ -54,11 +56,7 @@ func rmiVerb(c *cli) *cobra.Command {
 
 // untagOnly does what docker does with an image of several names: removing it
 // by one of them takes that name, and by its id is refused unless forced.
-func (cl *client) untagOnly(ctx context.Context, ref string, force bool) (done bool, err error) {
-	img, err := cl.admin.InspectImage(ctx, ref)
-	if err != nil {
-		return false, cannot(err, "remove the image %s", ref)
-	}
+func (cl *client) untagOnly(ctx context.Context, ref string, img *api.Image, force bool) (done bool, err error) {
 	if len(img.Tags) < 2 {
 		return false, nil
 	}
@@ -78,23 +76,20 @@ func (cl *client) untagOnly(ctx context.Context, ref string, force bool) (done b
 	}
 }
 
-// findImage returns the id of the image that ref names.
-func (cl *client) findImage(ctx context.Context, ref string) (string, error) {
-	st, err := cl.image.ImageStatus(ctx, &criv1.ImageStatusRequest{Image: &criv1.ImageSpec{Image: ref}})
-	if err != nil {
-		return "", cannot(err, "find the image %s", ref)
+// findImage returns the image that ref names.
+func (cl *client) findImage(ctx context.Context, ref string) (*api.Image, error) {
+	img, err := cl.admin.InspectImage(ctx, ref)
+	if status.Code(err) == codes.NotFound {
+		return nil, &problem{what: "cannot find the image " + ref, why: "no image here has this name or id", do: "see what there is with: berth images"}
 	}
-	if st.Image == nil {
-		return "", &problem{what: "cannot find the image " + ref, why: "no image here has this name or id", do: "see what there is with: berth images"}
-	}
-	return st.Image.Id, nil
+	return img, cannot(err, "find the image %s", ref)
 }
 
-// users names the containers that were made of an image.
-func (inv *inventory) users(imageID string) []string {
+// named gives the names of the containers that have these ids.
+func (inv *inventory) named(ids []string) []string {
 	var names []string
 	for _, o := range inv.allContainers() {
-		if o.container.ImageId == imageID {
+		if slices.Contains(ids, o.id()) {
 			names = append(names, o.String())
 		}
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/berth-runtime/berth/cri/admin/api"
 	"github.com/berth-runtime/berth/imageservice"
+	"github.com/berth-runtime/berth/runtime/pod"
 )
 
 // InspectImage tells all of an image.
@@ -26,6 +28,17 @@ func (s *Server) InspectImage(ctx context.Context, r *api.ImageRequest) (*api.Im
 	for _, l := range img.Layers {
 		out.Layers = append(out.Layers, api.Layer{DiffID: string(l.DiffID), Size: int64(l.Size)})
 	}
+	if a := img.Artifact; a != nil {
+		out.Artifact = &api.Artifact{Type: a.Type}
+		for _, p := range a.Parts {
+			out.Artifact.Files = append(out.Artifact.Files, api.ArtifactFile{Path: p.File, Digest: p.Blob.String(), Size: p.Size})
+		}
+	}
+	for _, c := range s.cfg.Pods.Containers(pod.ViewAll, pod.ContainerFilter{}) {
+		if slices.Contains(imagesOf(c), img.ID) {
+			out.Containers = append(out.Containers, c.ID)
+		}
+	}
 	history, err := s.cfg.Images.History(ctx, img.ID)
 	if err != nil {
 		return nil, err
@@ -36,6 +49,14 @@ func (s *Server) InspectImage(ctx context.Context, r *api.ImageRequest) (*api.Im
 		})
 	}
 	return out, nil
+}
+
+// imagesOf lists the images that a container was made of or mounts.
+func imagesOf(c *pod.ContainerStatus) []string {
+	if c.Image == nil {
+		return c.VolumeImages
+	}
+	return append([]string{c.Image.ID}, c.VolumeImages...)
 }
 
 // Tag gives an image one more name.

@@ -111,8 +111,8 @@ func (s *Server) Df(ctx context.Context, _ *api.Empty) (*api.DfResult, error) {
 		if err != nil {
 			return nil, err
 		}
-		if c.Image != nil {
-			used[c.Image.ID] = true
+		for _, id := range imagesOf(c) {
+			used[id] = true
 		}
 		out.Containers = append(out.Containers, api.Usage{
 			ID: c.ID, Name: c.Config.Metadata.Name, Bytes: bytes, Inodes: inodes, InUse: c.State == pod.StateRunning,

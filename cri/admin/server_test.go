@@ -257,6 +257,13 @@ func TestSimpleCallsRoundTrip(t *testing.T) {
 	if _, err := c.InspectImage(ctx, "b"); status.Code(err) != codes.NotFound {
 		t.Errorf("inspect of an absent image: %v", err)
 	}
+	if !reflect.DeepEqual(i.Containers, []string{"c"}) || i.Artifact != nil {
+		t.Errorf("inspect: %+v", i)
+	}
+	pods.c.Image, pods.c.VolumeImages = &spec.ImageConfig{ID: "sha256:another"}, []string{img.ID}
+	if i, err = c.InspectImage(ctx, "a"); err != nil || !reflect.DeepEqual(i.Containers, []string{"c"}) {
+		t.Errorf("inspect of a mounted image: %+v, %v", i, err)
+	}
 	pods.problems = []pod.Problem{{Kind: "mount", Object: "/x", Detail: "belongs to nothing"}}
 	want := []api.Problem{{Kind: "mount", Object: "/x", Detail: "belongs to nothing"}, {Kind: "image", Object: "store", Detail: "layer x is torn"}}
 	if got, err := c.CheckWith(ctx, &api.CheckRequest{Quick: true}); err != nil || !reflect.DeepEqual(got, want) {

@@ -102,12 +102,28 @@ type Image struct {
 	ID      string          `json:"id"`
 	Tags    []string        `json:"tags,omitempty"`
 	Digests []string        `json:"digests,omitempty"`
-	Size    uint64          `json:"size"` // bytes on disk
+	Size    uint64          `json:"size"` // bytes that its removal frees
 	Pinned  bool            `json:"pinned,omitempty"`
 	Layers  []Layer         `json:"layers"` // lowest first
 	Created time.Time       `json:"created"`
 	Config  json.RawMessage `json:"config,omitempty"`  // the "config" part of the OCI image configuration
 	History []History       `json:"history,omitempty"` // oldest first
+
+	Artifact   *Artifact `json:"artifact,omitempty"`   // set if it is no container image
+	Containers []string  `json:"containers,omitempty"` // ids of those that were made of it or mount it
+}
+
+// Artifact is what an artifact holds.
+type Artifact struct {
+	Type  string         `json:"type"` // media type
+	Files []ArtifactFile `json:"files"`
+}
+
+// ArtifactFile is one blob of an artifact.
+type ArtifactFile struct {
+	Path   string `json:"path,omitempty"` // empty: the blob is a tar, of which the image volume has the content
+	Digest string `json:"digest"`
+	Size   int64  `json:"size"` // bytes of the blob
 }
 
 // Layer is one layer of an image.
@@ -178,8 +194,8 @@ type DfResult struct {
 	Containers []Usage `json:"containers"`
 }
 
-// Usage is the space that one object takes up. The bytes of an image count
-// layers that it shares with others.
+// Usage is the space that one object takes up: of an image what its removal
+// frees, so without the layers that others have too.
 type Usage struct {
 	ID     string `json:"id"`
 	Name   string `json:"name,omitempty"`
