@@ -176,7 +176,7 @@ func TestArtifactIsVerifiedAndRepaired(t *testing.T) {
 	if len(found) != 1 || found[0].File != "dir/weights" || len(found[0].Images) != 1 {
 		t.Fatalf("found %+v", found)
 	}
-	if err := s.Repair(ctx, found); err != nil {
+	if err := s.Repair(ctx, found, nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := read(t, place(s, image, 0, "dir/weights")); got != "many numbers" {

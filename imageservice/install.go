@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"reflect"
 	"slices"
 	"time"
@@ -177,7 +178,10 @@ func (s *Service) commit(row meta.Image, config manifest.Config, b bundle, holds
 	for i, h := range holds {
 		row.Layers = append(row.Layers, h.seq())
 		if h.flight != nil && !h.flight.committed {
-			layers[h.seq()] = h.flight.row(config.DiffIDs[i])
+			l := h.flight.row(config.DiffIDs[i])
+			_, err := os.Lstat(s.splitFile(l.Seq))
+			l.Recorded = err == nil
+			layers[l.Seq] = l
 		}
 	}
 	if s.knows(row, b.tags) {
@@ -225,7 +229,7 @@ func (s *Service) healed(fresh map[uint64]meta.Layer) map[string]meta.Image {
 	instead := map[uint64]uint64{}
 	for seq, old := range s.state.Layers {
 		for _, l := range fresh {
-			if old.Broken != "" && old.DiffID == l.DiffID && old.Chain == l.Chain {
+			if !old.Whole() && old.DiffID == l.DiffID && old.Chain == l.Chain {
 				instead[seq] = l.Seq
 			}
 		}

@@ -65,7 +65,7 @@ func (s *Service) keepBlobs(ctx context.Context, layers []source) error {
 }
 
 func (s *Service) keepBlob(ctx context.Context, src source) error {
-	defer s.layerLocks.Lock("blob " + src.blob.String())()
+	defer s.layerLocks.Lock(blobKey(src.blob))()
 	if s.blobs.Has(src.blob) {
 		return nil
 	}
@@ -79,6 +79,9 @@ func (s *Service) keepBlob(ctx context.Context, src source) error {
 	}
 	return in.Commit()
 }
+
+// blobKey is the key of the lock over the fetching of one blob.
+func blobKey(d digest.Digest) string { return "blob " + d.String() }
 
 // wholeIngest opens the part of a layer's blob. It waits for a flight that
 // has it, since what that receives need not be fetched again.

@@ -123,7 +123,7 @@ func (s *Service) claim(key string, src source) (h hold, own bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, row := range s.state.Layers {
-		if row.Broken == "" && row.DiffID == src.diffID && (row.Chain == "" || row.Chain == src.chain) {
+		if row.Whole() && row.DiffID == src.diffID && (row.Chain == "" || row.Chain == src.chain) {
 			s.held[row.Seq]++
 			return hold{row: row}, false
 		}

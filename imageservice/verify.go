@@ -3,8 +3,13 @@ package imageservice
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,23 +20,29 @@ import (
 
 	"github.com/berth-runtime/berth/imageservice/inventory"
 	"github.com/berth-runtime/berth/imageservice/meta"
+	"github.com/berth-runtime/berth/imageservice/refs"
+	"github.com/berth-runtime/berth/imageservice/tarsplit"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
-// Damage is one file of a layer that is not what was unpacked.
+// Damage is one file of a layer that is not what was unpacked, or a blob that
+// is not what its digest says.
 type Damage struct {
-	Layer      uint64 // its number, which is the name of its directory
-	DiffID     digest.Digest
-	Images     []string // ids of the images that have the layer
-	Containers []string // containers whose snapshots have it
-	File       string   // "" if it is the layer as a whole
+	Layer      uint64        // its number, which is the name of its directory; 0 for a blob
+	DiffID     digest.Digest // of the layer
+	Blob       digest.Digest // "" for a layer
+	Images     []string      // ids of the images that have the layer or blob
+	Containers []string      // containers whose snapshots have the layer
+	Registries []string      // hosts that it can be fetched from again
+	File       string        // "" if it is the layer or blob as a whole
 	What       string
 }
 
 // Verify compares every layer with the inventory that was made when it was
 // unpacked: names, kinds, modes, owners and sizes, and the contents too unless
-// quick is set. A damaged layer is quarantined: no container starts on it, and
-// no pull takes it for present. One that has no damage any more is set free.
+// quick is set; and every blob with its digest. A damaged layer is
+// quarantined: no container starts on it, and no pull takes it for present.
+// One that has no damage any more is set free.
 func (s *Service) Verify(ctx context.Context, quick bool) ([]Damage, error) {
 	depth := inventory.Contents
 	if quick {
@@ -45,7 +56,83 @@ func (s *Service) Verify(ctx context.Context, quick bool) ([]Damage, error) {
 		}
 		all = append(all, s.damages(seq, faults)...)
 	}
+	blobs, err := s.verifyBlobs(ctx, depth)
+	if err != nil {
+		return all, kinded(err, "cannot verify blobs")
+	}
+	return append(all, blobs...), nil
+}
+
+// verifyBlobs compares the blobs of images with their digests.
+func (s *Service) verifyBlobs(ctx context.Context, depth inventory.Depth) (all []Damage, err error) {
+	s.mu.Lock()
+	blobs := slices.Sorted(maps.Keys(namedBlobs(s.state)))
+	s.mu.Unlock()
+	for _, d := range blobs {
+		if err := ctx.Err(); err != nil {
+			return all, err
+		}
+		what := ""
+		switch err := s.verifyBlob(d, depth); {
+		case errors.Is(err, fs.ErrNotExist):
+			what = "it is gone"
+		case err != nil:
+			what = err.Error()
+		default:
+			continue
+		}
+		s.mu.Lock()
+		images := s.blobUsers(d)
+		damage := Damage{Blob: d, Images: images, Registries: s.registriesOf(images), What: what}
+		s.mu.Unlock()
+		if len(images) > 0 { // else it went meanwhile
+			all = append(all, damage)
+		}
+	}
 	return all, nil
+}
+
+func (s *Service) verifyBlob(d digest.Digest, depth inventory.Depth) error {
+	f, err := os.Open(s.blobs.Path(d))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	if depth == inventory.Metadata {
+		return nil
+	}
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return err
+	}
+	if got := digest.NewDigest(digest.SHA256, h); got != d {
+		return errkind.New(errkind.DataLoss, "its bytes have digest %s", got)
+	}
+	return nil
+}
+
+// blobUsers lists the images that have a blob. mu is held.
+func (s *Service) blobUsers(d digest.Digest) (images []string) {
+	for id, row := range s.state.Images {
+		if slices.Contains(row.Blobs, d) {
+			images = append(images, id)
+		}
+	}
+	slices.Sort(images)
+	return images
+}
+
+// registriesOf lists the hosts from which images came. mu is held.
+func (s *Service) registriesOf(images []string) (hosts []string) {
+	for _, id := range images {
+		for _, name := range s.state.Images[id].Digests {
+			if ref, err := refs.Parse(name, s.cfg.DefaultRegistry); err == nil {
+				hosts = append(hosts, ref.Host)
+			}
+		}
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
 }
 
 // layers lists the layers for which want holds, oldest first.
@@ -67,6 +154,7 @@ func (s *Service) damages(seq uint64, faults []inventory.Fault) (all []Damage) {
 	defer s.mu.Unlock()
 	d := Damage{Layer: seq, DiffID: s.state.Layers[seq].DiffID}
 	d.Images, d.Containers = s.users(seq)
+	d.Registries = s.registriesOf(d.Images)
 	for _, f := range faults {
 		d.File, d.What = f.File, f.What
 		all = append(all, d)
@@ -118,6 +206,13 @@ func (s *Service) verifyLayer(ctx context.Context, seq uint64, depth inventory.D
 	case row.Broken != "": // what was seen by a closer look is not to be seen from here
 		faults = []inventory.Fault{{File: row.BrokenFile, What: row.Broken}}
 	}
+	next.Untarred = s.untarred(row, depth)
+	s.mu.Lock()
+	images, _ := s.users(seq)
+	s.mu.Unlock()
+	if next.Untarred != "" && len(images) > 0 { // what only containers have is not saved
+		faults = append(faults, inventory.Fault{What: next.Untarred + "; containers can use the layer, but it cannot be saved or pushed"})
+	}
 	if next == row {
 		return faults, nil
 	}
@@ -126,6 +221,24 @@ func (s *Service) verifyLayer(ctx context.Context, seq uint64, depth inventory.D
 		st.Layers[seq] = next
 		return nil
 	})
+}
+
+// untarred tells what is wrong with the record of a layer's tar; "" if nothing
+// is, or if it has none.
+func (s *Service) untarred(row meta.Layer, depth inventory.Depth) string {
+	if !row.Recorded {
+		return ""
+	}
+	if _, err := os.Lstat(s.splitFile(row.Seq)); err != nil {
+		return "the record of its tar is gone"
+	}
+	if depth == inventory.Metadata {
+		return row.Untarred
+	}
+	if err := tarsplit.Check(s.splitFile(row.Seq)); err != nil {
+		return "the record of its tar is damaged"
+	}
+	return ""
 }
 
 // holdLayer keeps a committed layer until its release.
@@ -184,7 +297,7 @@ func (s *Service) trustImage(ctx context.Context, id string) error {
 		return broken
 	}
 	klog.FromContext(ctx).Info("Image is damaged and is fetched again", "image", id, "reason", broken)
-	if err := s.repairImage(ctx, id); err != nil {
+	if err := s.repairImage(ctx, id, nil); err != nil {
 		return errkind.New(errkind.DataLoss, "%w; it cannot be fetched again: %v", broken, err)
 	}
 	return nil
@@ -234,16 +347,22 @@ func (s *Service) verifySuspects(ctx context.Context) {
 	if len(broken) == 0 {
 		return
 	}
-	if err := s.Repair(ctx, broken); err != nil && ctx.Err() == nil {
+	if err := s.Repair(ctx, broken, nil); err != nil && ctx.Err() == nil {
 		log.Error(err, "Cannot repair the image store yet")
 	}
 }
 
-// byLayer gives one damage of each layer, by layer.
+// byLayer gives one damage of each blob and each layer, those of blobs first.
 func byLayer(damages []Damage) []Damage {
-	first := map[uint64]Damage{}
-	for _, d := range slices.Backward(damages) {
-		first[d.Layer] = d
+	type key struct {
+		layer uint64
+		blob  digest.Digest
 	}
-	return slices.SortedFunc(maps.Values(first), func(a, b Damage) int { return cmp.Compare(a.Layer, b.Layer) })
+	first := map[key]Damage{}
+	for _, d := range slices.Backward(damages) {
+		first[key{d.Layer, d.Blob}] = d
+	}
+	return slices.SortedFunc(maps.Values(first), func(a, b Damage) int {
+		return cmp.Or(cmp.Compare(a.Layer, b.Layer), cmp.Compare(a.Blob, b.Blob))
+	})
 }

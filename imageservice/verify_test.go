@@ -2,11 +2,21 @@ package imageservice
 
 import (
 	"context"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	ggcr "github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/berth-runtime/berth/imageservice/meta"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
@@ -94,7 +104,7 @@ func TestFlippedByteIsFoundAndRepaired(t *testing.T) {
 		t.Errorf("the quick look forgets what is known: %+v", found)
 	}
 
-	if err := s.Repair(ctx, found); err != nil {
+	if err := s.Repair(ctx, found, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, image := range []Image{one, two} {
@@ -163,7 +173,7 @@ func TestDamageThatCannotBeFetchedIsDataLoss(t *testing.T) {
 	image := load()
 	flip(t, place(s, image, 0, "etc/f"))
 	found := damage(t, s, false)
-	if err := s.Repair(ctx, found); !errkind.Is(err, errkind.DataLoss) || !strings.Contains(err.Error(), "load that again") {
+	if err := s.Repair(ctx, found, nil); !errkind.Is(err, errkind.DataLoss) || !strings.Contains(err.Error(), "load that again") {
 		t.Errorf("repair gives %v", err)
 	}
 	err := s.Prepare(ctx, "c", image.ID)
@@ -173,6 +183,140 @@ func TestDamageThatCannotBeFetchedIsDataLoss(t *testing.T) {
 	load()
 	if err := s.Prepare(ctx, "c", image.ID); err != nil {
 		t.Error(err)
+	}
+	sound(t, s)
+}
+
+// A blob is as much a part of an image as its layers are.
+func TestDamagedBlobsAreFoundAndRepaired(t *testing.T) {
+	t.Parallel()
+	s, host := keeper(t, t.TempDir()), startRegistry(t)
+	ctx := context.Background()
+	layer := gzLayer(t, file("f", "whole"))
+	index := mutate.AppendManifests(emptyIndex(), mutate.IndexAddendum{Add: makeImage(t, layer)})
+	r, err := name.ParseReference(host + "/x:v1")
+	if err == nil {
+		err = remote.WriteIndex(r, index)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := mustPull(t, s, host+"/x:v1")
+	blobs := s.state.Images[image.ID].Blobs
+	if len(blobs) != 4 {
+		t.Fatalf("blobs %v, want index, manifest, config and layer", blobs)
+	}
+	for _, d := range blobs {
+		flip(t, s.blobs.Path(d))
+		if found := damage(t, s, true); len(found) > 0 {
+			t.Errorf("the quick look reads contents: %+v", found)
+		}
+		found := damage(t, s, false)
+		if len(found) != 1 || found[0].Blob != d || !slices.Equal(found[0].Images, []string{image.ID}) || len(found[0].Registries) != 1 {
+			t.Fatalf("flipped %s, found %+v", d, found)
+		}
+		if err := s.Repair(ctx, found, nil); err != nil {
+			t.Fatal(err)
+		}
+		if found := damage(t, s, false); len(found) > 0 {
+			t.Errorf("after the repair of %s: %+v", d, found)
+		}
+	}
+	for _, d := range blobs {
+		if err := os.Remove(s.blobs.Path(d)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found := damage(t, s, true)
+	if len(found) != 4 || found[0].What != "it is gone" {
+		t.Errorf("all gone, found %+v", found)
+	}
+	// One is found by what another says, in whatever order they come.
+	if err := s.Repair(ctx, found, nil); err != nil {
+		t.Error(err)
+	}
+	if found := damage(t, s, false); len(found) > 0 {
+		t.Errorf("after all there is %+v", found)
+	}
+	sound(t, s)
+}
+
+// Without the record of its tar a layer runs, but cannot leave the store.
+func TestTheRecordOfATarIsVerifiedAndRepaired(t *testing.T) {
+	t.Parallel()
+	s, host := openStore(t), startRegistry(t)
+	ctx := context.Background()
+	ref := host + "/x:v1"
+	push(t, ref, makeImage(t, gzLayer(t, file("f", "whole"))))
+	image := mustPull(t, s, ref)
+	for name, breakIt := range map[string]func(string) error{
+		"gone": os.Remove,
+		"cut":  func(file string) error { return os.Truncate(file, 30) },
+	} {
+		seq := s.state.Images[image.ID].Layers[0]
+		if err := breakIt(s.splitFile(seq)); err != nil {
+			t.Fatal(err)
+		}
+		found := damage(t, s, false)
+		if len(found) != 1 || found[0].Layer != seq || !strings.Contains(found[0].What, "tar") {
+			t.Fatalf("%s: found %+v", name, found)
+		}
+		if got := read(t, mountImage(t, s, name, image.ID)+"/f"); got != "whole" {
+			t.Errorf("%s: the container reads %q", name, got)
+		}
+		if s.state.Images[image.ID].Layers[0] != seq {
+			t.Errorf("%s: a container's start fetched what it has no use for", name)
+		}
+		if err := s.Repair(ctx, found, nil); err != nil {
+			t.Fatal(err)
+		}
+		save(t, s, ArchiveOCI, ref)
+	}
+	sound(t, s)
+}
+
+// Credentials come with the one who asks for a repair, and are never kept.
+func TestRepairFromAPrivateRegistry(t *testing.T) {
+	t.Parallel()
+	s := openStore(t)
+	ctx := context.Background()
+	inner := ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))
+	var private atomic.Bool
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); private.Load() && user+password != "joesecret" {
+			w.Header().Set("Www-Authenticate", `Basic realm="private"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	t.Cleanup(srv.Close)
+	host := strings.TrimPrefix(srv.URL, "http://")
+	push(t, host+"/x:v1", makeImage(t, gzLayer(t, file("f", "whole"))))
+	private.Store(true)
+	auth := &Auth{Username: "joe", Password: "secret"}
+	image, err := s.Pull(ctx, PullRequest{Ref: host + "/x:v1", Auth: auth})
+	if err != nil {
+		t.Fatal(err)
+	}
+	flip(t, place(s, image, 0, "f"))
+	found := damage(t, s, false)
+	if len(found) != 1 || !slices.Equal(found[0].Registries, []string{host}) {
+		t.Fatalf("found %+v", found)
+	}
+	for what, err := range map[string]error{
+		"the repair": s.Repair(ctx, found, map[string]*Auth{"other.example": auth}),
+		"the start":  s.Prepare(ctx, "c", image.ID),
+	} {
+		if !errkind.Is(err, errkind.DataLoss) || !strings.Contains(err.Error(), "pull it again with credentials") {
+			t.Errorf("without credentials %s gives %v", what, err)
+		}
+	}
+	if err := s.Repair(ctx, found, map[string]*Auth{host: auth}); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, mountImage(t, s, "c", image.ID)+"/f"); got != "whole" {
+		t.Errorf("the container reads %q", got)
 	}
 	sound(t, s)
 }
@@ -213,7 +357,7 @@ func TestAfterAPowerCutWhatCameLastIsVerified(t *testing.T) {
 	if found := damage(t, s, false); len(found) != 1 || !slices.Equal(found[0].Images, []string{older.ID}) {
 		t.Errorf("what came before the last shutdown was looked at, or not now: %+v", found)
 	}
-	if err := s.Repair(ctx, damage(t, s, false)); err != nil {
+	if err := s.Repair(ctx, damage(t, s, false), nil); err != nil {
 		t.Fatal(err)
 	}
 	sound(t, s)

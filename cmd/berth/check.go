@@ -15,17 +15,18 @@ func checkVerb(c *cli) *cobra.Command {
 		Use:   "check",
 		Short: "Compare the daemon's records with the machine",
 		Long: "Compare the daemon's records with mounts, namespaces, cgroups, interfaces, addresses,\n" +
-			"rules, processes and files, and every file of every image layer with what was unpacked.\n" +
+			"rules, processes and files, every file of every image layer with what was unpacked, and\n" +
+			"every stored blob with its digest. A repair has the credentials of docker login.\n" +
 			"Without --repair it changes nothing, but no container starts on a layer that is damaged.\n" +
 			"The exit code is 1 if something differs still.",
 		Example: examples("berth check", "berth check --repair"),
 	}
 	cmd.Flags().BoolVar(&in.Quick, "quick", false, "do not read the contents of image layers")
-	cmd.Flags().BoolVar(&in.Repair, "repair", false, "fetch damaged image layers from their registries again")
+	cmd.Flags().BoolVar(&in.Repair, "repair", false, "fetch damaged image layers and blobs from their registries again")
 	return c.verb(cmd, cobra.NoArgs, func(ctx context.Context, cl *client, _ []string) error {
-		problems, err := cl.admin.CheckWith(ctx, &in)
+		problems, err := c.check(ctx, cl, in)
 		if err != nil {
-			return cannot(err, "check the node")
+			return err
 		}
 		if err := c.printCheck(problems); err != nil {
 			return err
@@ -37,6 +38,34 @@ func checkVerb(c *cli) *cobra.Command {
 		}
 		return nil
 	})
+}
+
+// check asks the daemon to check. A repair follows a check that tells which
+// registries it needs, so that the daemon gets no credentials but theirs.
+func (c *cli) check(ctx context.Context, cl *client, in api.CheckRequest) ([]api.Problem, error) {
+	look := in
+	look.Repair = false
+	problems, err := cl.admin.CheckWith(ctx, &look)
+	if err != nil || !in.Repair || len(problems) == 0 {
+		return problems, cannot(err, "check the node")
+	}
+	config, err := c.readDockerConfig()
+	if err != nil {
+		return nil, &problem{what: "cannot read the credentials for the repair", why: err.Error(), do: "repair the file"}
+	}
+	in.Credentials = map[string]api.Credentials{}
+	for _, p := range problems {
+		for _, host := range p.Registries {
+			if _, ok := in.Credentials[host]; ok {
+				continue
+			}
+			if in.Credentials[host], err = config.lookup(ctx, host); err != nil {
+				return nil, &problem{what: "cannot get the credentials for " + host, why: err.Error(), do: "log in again"}
+			}
+		}
+	}
+	problems, err = cl.admin.CheckWith(ctx, &in)
+	return problems, cannot(err, "check the node")
 }
 
 func (c *cli) printCheck(problems []api.Problem) error {

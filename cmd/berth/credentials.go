@@ -54,17 +54,12 @@ func (c *cli) credentials(ctx context.Context, cl *client, ref, creds string) (a
 		}
 		return api.Credentials{Username: user, Password: password}, nil
 	}
-	file := c.dockerConfig
-	text, err := os.ReadFile(file)
-	if file == "" || errors.Is(err, fs.ErrNotExist) {
-		return api.Credentials{}, nil
-	}
-	var config dockerConfig
-	if err == nil {
-		err = json.Unmarshal(text, &config)
-	}
+	config, err := c.readDockerConfig()
 	if err != nil {
-		return api.Credentials{}, &problem{what: "cannot read the credentials for " + ref, why: file + ": " + err.Error(), do: "repair the file, or give --creds USER:PASSWORD"}
+		return api.Credentials{}, &problem{what: "cannot read the credentials for " + ref, why: err.Error(), do: "repair the file, or give --creds USER:PASSWORD"}
+	}
+	if config.empty() {
+		return api.Credentials{}, nil
 	}
 	// The daemon knows which registry a short name means.
 	e, err := cl.admin.ExplainRegistry(ctx, &api.ExplainRequest{Ref: ref})
@@ -77,6 +72,27 @@ func (c *cli) credentials(ctx context.Context, cl *client, ref, creds string) (a
 		return api.Credentials{}, &problem{what: "cannot get the credentials for " + host, why: err.Error(), do: "log in again, or give --creds USER:PASSWORD"}
 	}
 	return found, nil
+}
+
+// readDockerConfig reads what docker login wrote; empty if it never did.
+func (c *cli) readDockerConfig() (*dockerConfig, error) {
+	config := &dockerConfig{}
+	file := c.dockerConfig
+	text, err := os.ReadFile(file)
+	if file == "" || errors.Is(err, fs.ErrNotExist) {
+		return config, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, config)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return config, nil
+}
+
+func (d *dockerConfig) empty() bool {
+	return len(d.Auths) == 0 && d.CredsStore == "" && len(d.CredHelpers) == 0
 }
 
 // keys are the names under which docker may have a host's credentials.

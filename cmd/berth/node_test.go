@@ -49,6 +49,7 @@ type node struct {
 	images     map[string]*criv1.Image
 	registry   map[string]string // references that can be pulled, to ids
 	problems   []api.Problem
+	checks     []api.CheckRequest
 	pulls      []string
 	loaded     []byte
 }
@@ -543,6 +544,9 @@ func (n *node) Signal(_ context.Context, r *api.SignalRequest) (*api.Empty, erro
 }
 
 func (n *node) Check(_ context.Context, r *api.CheckRequest) (*api.CheckResult, error) {
+	n.mu.Lock()
+	n.checks = append(n.checks, *r)
+	n.mu.Unlock()
 	out := &api.CheckResult{Problems: slices.Clone(n.problems)}
 	for i := range out.Problems {
 		out.Problems[i].Repaired = r.Repair

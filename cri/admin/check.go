@@ -10,8 +10,8 @@ import (
 	"github.com/berth-runtime/berth/imageservice"
 )
 
-// Check compares the records of every domain with the machine, and layers
-// with what was unpacked.
+// Check compares the records of every domain with the machine, layers with
+// what was unpacked and blobs with their digests.
 func (s *Server) Check(ctx context.Context, r *api.CheckRequest) (*api.CheckResult, error) {
 	out := &api.CheckResult{Problems: []api.Problem{}}
 	pods, err := s.cfg.Pods.Check(ctx)
@@ -36,7 +36,7 @@ func (s *Server) Check(ctx context.Context, r *api.CheckRequest) (*api.CheckResu
 	return out, nil
 }
 
-// checkLayers verifies all layers and repairs them if r asks for it.
+// checkLayers verifies all layers and blobs and repairs them if r asks for it.
 func (s *Server) checkLayers(ctx context.Context, r *api.CheckRequest) ([]api.Problem, error) {
 	found, err := s.cfg.Images.Verify(ctx, r.Quick)
 	if err != nil {
@@ -45,16 +45,23 @@ func (s *Server) checkLayers(ctx context.Context, r *api.CheckRequest) ([]api.Pr
 	left, why := found, error(nil)
 	if r.Repair && len(found) > 0 {
 		// What could not be repaired is found once more.
-		why = s.cfg.Images.Repair(ctx, found)
+		auths := map[string]*imageservice.Auth{}
+		for host, c := range r.Credentials {
+			auths[host] = authOf(c)
+		}
+		why = s.cfg.Images.Repair(ctx, found, auths)
 		if left, err = s.cfg.Images.Verify(ctx, r.Quick); err != nil {
 			return nil, err
 		}
 	}
 	var out []api.Problem
 	for _, d := range found {
-		p := api.Problem{Kind: "layer", Object: string(d.DiffID), Detail: detail(d), Repaired: true}
+		p := api.Problem{Kind: "layer", Object: string(d.DiffID), Detail: detail(d), Repaired: true, Registries: d.Registries}
+		if d.Blob != "" {
+			p.Kind, p.Object = "blob", string(d.Blob)
+		}
 		for _, l := range left {
-			if l.Layer == d.Layer && l.File == d.File {
+			if l.Layer == d.Layer && l.Blob == d.Blob && l.File == d.File {
 				p.Detail, p.Repaired = detail(l), false
 			}
 		}

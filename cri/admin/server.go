@@ -51,7 +51,7 @@ type Images interface {
 	SnapshotUsage(ctx context.Context, containerID string) (bytes, inodes uint64, err error)
 	Check(ctx context.Context) ([]string, error)
 	Verify(ctx context.Context, quick bool) ([]imageservice.Damage, error)
-	Repair(ctx context.Context, damages []imageservice.Damage) error
+	Repair(ctx context.Context, damages []imageservice.Damage, auths map[string]*imageservice.Auth) error
 }
 
 // Config of a Server.

@@ -96,6 +96,7 @@ func (o *onePod) waiting() int {
 type oneImage struct {
 	tagged, loaded     string
 	registry, repaired bool
+	auths              map[string]*imageservice.Auth // of the last repair
 }
 
 var img = imageservice.Image{
@@ -186,7 +187,8 @@ func (o *oneImage) Verify(_ context.Context, quick bool) ([]imageservice.Damage,
 	return []imageservice.Damage{{Layer: 1, DiffID: "sha256:aa", Images: []string{img.ID}, File: "etc/passwd", What: "its content differs"}}, nil
 }
 
-func (o *oneImage) Repair(_ context.Context, damages []imageservice.Damage) error {
+func (o *oneImage) Repair(_ context.Context, damages []imageservice.Damage, auths map[string]*imageservice.Auth) error {
+	o.auths = auths
 	if o.repaired = o.registry; !o.registry {
 		return errors.New("the registry is away\nand stays so")
 	}
@@ -293,8 +295,12 @@ func TestCheckNamesDamageAndRepairsIt(t *testing.T) {
 		t.Errorf("repair without a registry: %+v", got)
 	}
 	images.registry = true
-	if got := layer(api.CheckRequest{Repair: true}); got.Detail != damage || !got.Repaired {
+	request := api.CheckRequest{Repair: true, Credentials: map[string]api.Credentials{"a.example": {}, "b.example": {Username: "joe", Password: "secret"}}}
+	if got := layer(request); got.Detail != damage || !got.Repaired {
 		t.Errorf("repair: %+v", got)
+	}
+	if a, b := images.auths["a.example"], images.auths["b.example"]; a != nil || b == nil || b.Username != "joe" || b.Password != "secret" {
+		t.Errorf("the repair had the credentials %+v, %+v", a, b)
 	}
 }
 

@@ -65,7 +65,13 @@ type Layer struct {
 	Broken    string    `json:"broken,omitempty"`  // what is wrong with it; then it is never to be used
 
 	BrokenFile string `json:"broken_file,omitempty"` // the first file that is, if it is one
+
+	Recorded bool   `json:"recorded,omitempty"` // it has what makes its tar again
+	Untarred string `json:"untarred,omitempty"` // what is wrong with that; then it can be used, but not saved or pushed
 }
+
+// Whole reports whether nothing is known to be wrong with the layer.
+func (l Layer) Whole() bool { return l.Broken == "" && l.Untarred == "" }
 
 // Snapshot is the row of a container's writable layer; its key is the
 // container id.

@@ -51,6 +51,24 @@ func Write(ctx context.Context, w io.Writer, file, root string, locate func(name
 	}
 }
 
+// Check reads the journal in file to its end, and so compares it with its
+// checksum. One that is cut or damaged is DataLoss.
+func Check(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	z, err := gzip.NewReader(bufio.NewReaderSize(f, chunkSize))
+	if err == nil {
+		_, err = io.Copy(io.Discard, z)
+	}
+	if err != nil {
+		return errkind.New(errkind.DataLoss, "cannot read %s: %w", file, err)
+	}
+	return nil
+}
+
 // assembler is the state of one Write.
 type assembler struct {
 	w      io.Writer

@@ -169,7 +169,9 @@ type SignalRequest struct {
 // CheckRequest says how closely to look, and what to do about it.
 type CheckRequest struct {
 	Quick  bool `json:"quick,omitempty"`  // do not read the contents of layers
-	Repair bool `json:"repair,omitempty"` // fetch damaged layers again
+	Repair bool `json:"repair,omitempty"` // fetch damaged layers and blobs again
+
+	Credentials map[string]Credentials `json:"credentials,omitempty"` // for the repair, by host of the registry
 }
 
 // Problem is one difference between the records and the machine.
@@ -178,6 +180,8 @@ type Problem struct {
 	Object   string `json:"object"`
 	Detail   string `json:"detail"`
 	Repaired bool   `json:"repaired,omitempty"` // it was there and is there no more
+
+	Registries []string `json:"registries,omitempty"` // hosts from which a repair would fetch
 }
 
 // CheckResult lists every problem; none means that all is as recorded.
