@@ -17,74 +17,73 @@ const (
 
 	overlayXattrs = "trusted.overlay."
 	opaqueXattr   = overlayXattrs + "opaque"
+
+	accessACL  = "system.posix_acl_access"
+	defaultACL = "system.posix_acl_default"
 )
 
-// The order in all three is owner, attributes, mode: chown clears set-user-id
-// and security.capability.
-
-func setFile(f *os.File, h *tar.Header) error {
-	if err := checkOwner(h); err != nil {
-		return err
-	}
-	fd := int(f.Fd())
-	if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
-		return err
-	}
-	if err := setXattrs(h, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) }); err != nil {
-		return err
-	}
-	if err := unix.Fchmod(fd, permissions(h)); err != nil {
-		return err
-	}
-	ts := timespec(h)
-	// By /proc, since utimensat with a null path is not wrapped by x/sys.
-	return unix.UtimesNanoAt(unix.AT_FDCWD, procPath(f, ""), []unix.Timespec{ts, ts}, 0)
+// object is a file whose attributes are set: by a handle only, since a name
+// may have been given to another file, or to a link, a moment later.
+type object struct {
+	*os.File
+	path bool // opened with O_PATH, as what cannot or must not be opened is
+	mode uint32
 }
 
-// setDirectory leaves the times to finish.
-func setDirectory(d *os.File, h *tar.Header) error {
-	if err := checkOwner(h); err != nil {
-		return err
-	}
-	fd := int(d.Fd())
-	if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
-		return err
-	}
-	if err := setXattrs(h, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) }); err != nil {
-		return err
-	}
-	return unix.Fchmod(fd, permissions(h))
-}
-
-// setOther is for what cannot or must not be opened: links, devices, FIFOs.
-func setOther(dir *os.File, base string, h *tar.Header) error {
-	if err := checkOwner(h); err != nil {
-		return err
-	}
-	fd := int(dir.Fd())
-	if err := unix.Fchownat(fd, base, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return err
-	}
-	err := setXattrs(h, func(name string, value []byte) error {
-		return unix.Lsetxattr(procPath(dir, base), name, value, 0)
-	})
+// openObject opens what was just made as base in dir.
+func openObject(dir *os.File, base string) (object, error) {
+	f, err := openAt(dir, base, unix.O_PATH)
 	if err != nil {
-		return err
+		return object{}, err
 	}
-	if h.Typeflag != tar.TypeSymlink {
-		// fchmodat follows links, but base is none: it was just made here.
-		if err := unix.Fchmodat(fd, base, permissions(h), 0); err != nil {
-			return err
-		}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		_ = f.Close()
+		return object{}, err
 	}
-	ts := timespec(h)
-	return unix.UtimesNanoAt(fd, base, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+	return object{f, true, st.Mode}, nil
 }
 
-// setXattrs sets the extended attributes of a header. Overlay's own would
-// change what other layers show; SELinux labels are the host's to give.
-func setXattrs(h *tar.Header, set func(name string, value []byte) error) error {
-	for key, value := range h.PAXRecords {
+func (o object) setXattr(name string, value []byte) error {
+	if o.path {
+		return unix.Setxattr(procPath(o.File), name, value, 0)
+	}
+	return unix.Fsetxattr(int(o.Fd()), name, value, 0)
+}
+
+func (o object) chmod(mode uint32) error {
+	switch {
+	case o.mode&unix.S_IFMT == unix.S_IFLNK:
+		return nil // links have no mode of their own
+	case o.path:
+		return unix.Chmod(procPath(o.File), mode)
+	}
+	return unix.Fchmod(int(o.Fd()), mode)
+}
+
+// set gives o the owner, attributes, mode and time of a header. The order
+// matters: chown clears set-user-id and security.capability.
+func (o object) set(h *tar.Header) error {
+	const most = 1<<32 - 2 // -1 is chown's "leave it"
+	if h.Uid < 0 || h.Uid > most || h.Gid < 0 || h.Gid > most {
+		return errkind.New(errkind.InvalidArgument, "its owner %d:%d cannot exist", h.Uid, h.Gid)
+	}
+	if err := unix.Fchownat(int(o.Fd()), "", h.Uid, h.Gid, unix.AT_EMPTY_PATH); err != nil {
+		return err
+	}
+	if err := o.setXattrs(h.PAXRecords); err != nil {
+		return err
+	}
+	if err := o.chmod(uint32(h.Mode & 0o7777)); err != nil {
+		return err
+	}
+	return setMtime(o.File, unix.Timespec{Sec: h.ModTime.Unix(), Nsec: int64(h.ModTime.Nanosecond())})
+}
+
+// setXattrs sets the extended attributes among the records. Overlay's own
+// would change what other layers show; SELinux labels are the host's to give.
+func (o object) setXattrs(records map[string]string) error {
+	for key, value := range records {
 		name, ok := strings.CutPrefix(key, paxXattr)
 		if !ok || strings.HasPrefix(name, overlayXattrs) || name == "security.selinux" {
 			continue
@@ -92,30 +91,44 @@ func setXattrs(h *tar.Header, set func(name string, value []byte) error) error {
 		if name == "" || len(name) > unix.NAME_MAX || len(value) > maxXattr {
 			return errkind.New(errkind.InvalidArgument, "extended attribute %.64q has %d bytes: the kernel does not take it", name, len(value))
 		}
-		err := set(name, []byte(value))
-		if errors.Is(err, unix.ENOTSUP) && name != "security.capability" {
-			continue // a file system without it; what runs does not depend on it
-		}
-		if err != nil {
+		err := o.setXattr(name, []byte(value))
+		switch {
+		case err == nil:
+		case errors.Is(err, unix.ENOTSUP) && name != "security.capability":
+			// A file system without it; what runs does not depend on it.
+		case errors.Is(err, unix.EPERM) && strings.HasPrefix(name, "user."):
+			// Only files and directories can have them, see xattr(7).
+		case errors.Is(err, unix.EINVAL):
+			return errkind.New(errkind.InvalidArgument, "extended attribute %s has a value that the kernel does not take", name)
+		default:
 			return fmt.Errorf("extended attribute %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-// checkOwner refuses ids that do not fit, and -1, which chown takes for "leave it".
-func checkOwner(h *tar.Header) error {
-	const most = 1<<32 - 2
-	if h.Uid < 0 || h.Uid > most || h.Gid < 0 || h.Gid > most {
-		return errkind.New(errkind.InvalidArgument, "its owner %d:%d cannot exist", h.Uid, h.Gid)
+// hasDefaultACL reports whether what is made in the directory d inherits
+// access control lists.
+func hasDefaultACL(d *os.File) bool {
+	_, err := unix.Fgetxattr(int(d.Fd()), defaultACL, nil)
+	return err == nil
+}
+
+// dropACLs takes from a new file the lists that it inherited: a tar says all
+// that a file has.
+func (o object) dropACLs() error {
+	for _, name := range []string{accessACL, defaultACL} {
+		err := unix.Removexattr(procPath(o.File), name)
+		if err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.ENOTSUP) {
+			return err
+		}
 	}
 	return nil
 }
 
-func permissions(h *tar.Header) uint32 { return uint32(h.Mode & 0o7777) }
-
-func timespec(h *tar.Header) unix.Timespec {
-	return unix.Timespec{Sec: h.ModTime.Unix(), Nsec: int64(h.ModTime.Nanosecond())}
+// setMtime sets the modification time of an open file, and the access time too.
+func setMtime(f *os.File, ts unix.Timespec) error {
+	return unix.UtimesNanoAt(int(f.Fd()), "", []unix.Timespec{ts, ts}, unix.AT_EMPTY_PATH)
 }
 
 func setOpaque(d *os.File) error { return unix.Fsetxattr(int(d.Fd()), opaqueXattr, []byte("y"), 0) }
@@ -123,17 +136,11 @@ func setOpaque(d *os.File) error { return unix.Fsetxattr(int(d.Fd()), opaqueXatt
 // isOpaque takes O_PATH handles too.
 func isOpaque(d *os.File) bool {
 	var v [1]byte
-	n, err := unix.Getxattr(procPath(d, ""), opaqueXattr, v[:])
+	n, err := unix.Getxattr(procPath(d), opaqueXattr, v[:])
 	return err == nil && n == 1 && v[0] == 'y'
 }
 
 func isWhiteout(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0 }
 
-// procPath names base in dir, or dir itself, for calls that take paths only.
-func procPath(dir *os.File, base string) string {
-	p := fmt.Sprintf("/proc/self/fd/%d", dir.Fd())
-	if base != "" {
-		p += "/" + base
-	}
-	return p
-}
+// procPath names an open file for calls that take no handle of O_PATH.
+func procPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
-	"io/fs"
+	"math"
 	"os"
-	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +23,7 @@ import (
 // the tar been unpacked there. A hard link's target is copied up from below
 // and linked, as the kernel's overlay would.
 func Settle(ctx context.Context, dir string, r Result, lowers []string) (Result, error) {
-	t, err := openTree(dir)
+	t, err := openTree(dir, math.MaxInt)
 	if err != nil {
 		return Result{}, err
 	}
@@ -37,10 +37,8 @@ func Settle(ctx context.Context, dir string, r Result, lowers []string) (Result,
 		return Result{}, err
 	}
 	defer v.close()
-
-	s := &settler{tree: t, below: v, copied: map[string]bool{}, sums: r.Sums}
-	for _, name := range r.Parents {
-		t.implied[name] = true
+	s := &settler{
+		tree: t, below: v, moved: map[string]string{}, hides: map[string]bool{}, copied: map[string]bool{}, sums: r.Sums,
 	}
 	if err := s.relocate(r.Parents); err != nil {
 		return Result{}, err
@@ -53,10 +51,10 @@ func Settle(ctx context.Context, dir string, r Result, lowers []string) (Result,
 			return Result{}, entryError(l.Name, err)
 		}
 	}
-	for _, name := range t.impliedDirs() {
-		if s.opaque(name) {
-			continue
-		}
+	if err := t.leave(); err != nil {
+		return Result{}, err
+	}
+	for _, name := range slices.Concat(r.Parents, t.impliedDirs()) {
 		if err := s.adopt(name); err != nil {
 			return Result{}, entryError(name, err)
 		}
@@ -68,66 +66,100 @@ func Settle(ctx context.Context, dir string, r Result, lowers []string) (Result,
 type settler struct {
 	tree   *tree
 	below  *view
-	moved  []move
-	copied map[string]bool // paths that are copies from below
+	moved  map[string]string // directories, to where links of layers below lead
+	hides  map[string]bool   // what is known of directories: whether those below are hidden there
+	copied map[string]bool   // paths that are copies from below
 	sums   map[uint64]uint32
 }
 
-type move struct{ from, to string }
-
 // relocate moves the content of each implied directory that is a symbolic
-// link below to where the link leads.
+// link below to where the link leads. parents are before what is in them.
 func (s *settler) relocate(parents []string) error {
 	for _, name := range parents {
-		now := s.current(name)
-		if s.opaque(now) {
-			continue
-		}
-		n, err := s.below.lookup(now)
+		d, err := s.tree.open(name, unix.O_PATH|unix.O_DIRECTORY)
 		if err != nil {
 			return entryError(name, err)
 		}
-		if n == nil || n.stat.Mode&unix.S_IFMT != unix.S_IFLNK {
-			n.close()
-			continue
-		}
-		n.close()
-		to, err := s.below.resolve(now)
+		ino, err := inode(d)
+		_ = d.Close()
 		if err != nil {
 			return entryError(name, err)
 		}
-		if to == "" || to == now || strings.HasPrefix(to+"/", now+"/") {
-			continue // it leads nowhere, or to itself: then what this layer says stands
-		}
-		if err := s.move(now, to); err != nil {
+		s.tree.impliedInodes[ino] = true
+	}
+	for _, name := range parents {
+		if err := s.follow(s.current(name)); err != nil {
 			return entryError(name, err)
 		}
-		s.moved = append(s.moved, move{now, to})
 	}
 	return nil
 }
 
-// opaque reports whether this layer hides what is below the directory name.
-func (s *settler) opaque(name string) bool {
-	for ; name != "." && name != ""; name = path.Dir(name) {
-		d, err := s.tree.open(name, unix.O_PATH|unix.O_DIRECTORY)
-		if err != nil {
-			return false
-		}
-		hides := isOpaque(d)
-		_ = d.Close()
-		if hides {
-			return true
-		}
+// follow moves the implied directory name if it is a symbolic link below.
+func (s *settler) follow(name string) error {
+	if implied, err := s.isImplied(name); err != nil || !implied || s.hidden(name) {
+		return err
 	}
-	return false
+	n, err := s.below.lookup(name)
+	defer n.close()
+	if err != nil || !n.is(unix.S_IFLNK) {
+		return err
+	}
+	to, err := s.below.resolve(name)
+	if errors.Is(err, unix.ELOOP) || to == "" || to == name || strings.HasPrefix(to, name+"/") {
+		return nil // it leads nowhere, or to itself: then what this layer says stands
+	}
+	if err != nil {
+		return err
+	}
+	return s.move(name, to)
 }
 
-// current gives the place of name after the moves so far.
+// isImplied reports whether name is a directory that no entry asked for.
+func (s *settler) isImplied(name string) (bool, error) {
+	d, err := s.tree.open(name, unix.O_PATH|unix.O_DIRECTORY)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = d.Close() }()
+	ino, err := inode(d)
+	return s.tree.impliedInodes[ino], err
+}
+
+// hidden reports whether this layer hides what is below in the directory name.
+func (s *settler) hidden(name string) bool {
+	if name == "" {
+		return false
+	}
+	if hides, ok := s.hides[name]; ok {
+		return hides
+	}
+	dir, _ := splitPath(name)
+	hides := s.hidden(dir)
+	if d, err := s.tree.open(name, unix.O_PATH|unix.O_DIRECTORY); err == nil {
+		hides = hides || isOpaque(d)
+		_ = d.Close()
+	}
+	s.hides[name] = hides
+	return hides
+}
+
+// current gives the place of name after the moves so far. A layer whose own
+// links lead moves in a circle gets a place that does not exist.
 func (s *settler) current(name string) string {
-	for _, m := range s.moved {
-		if rest, ok := strings.CutPrefix(name+"/", m.from+"/"); ok {
-			name = path.Join(m.to, rest)
+	for range maxLinks {
+		moved := false
+		for dir := name; dir != "" && !moved; dir, _ = splitPath(dir) {
+			var to string
+			if to, moved = s.moved[dir]; moved {
+				name = to + name[len(dir):]
+			}
+		}
+		if !moved {
+			break
 		}
 	}
 	return name
@@ -135,15 +167,23 @@ func (s *settler) current(name string) string {
 
 // move merges the directory from into the directory to and removes it.
 func (s *settler) move(from, to string) error {
-	dst, err := s.tree.dir(to)
+	dst, to, err := s.tree.enter(to)
 	if err != nil {
 		return err
 	}
-	parent, base, err := s.tree.find(from)
+	if to == from || strings.HasPrefix(to, from+"/") {
+		return nil // by a link of this layer
+	}
+	dirName, base := splitPath(from)
+	parent, err := s.tree.open(dirName, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = parent.Close() }()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(parent.Fd()), &st); err != nil {
+		return err
+	}
 	src, err := openDirAt(parent, base)
 	if err != nil {
 		return err
@@ -153,14 +193,9 @@ func (s *settler) move(from, to string) error {
 	if err != nil {
 		return err
 	}
-	delete(s.tree.implied, from)
-	for name := range s.tree.implied {
-		if rest, ok := strings.CutPrefix(name, from+"/"); ok {
-			delete(s.tree.implied, name)
-			s.tree.implied[path.Join(to, rest)] = true
-		}
-	}
-	return s.tree.remove(parent, base)
+	clear(s.hides)
+	s.moved[from] = to
+	return errors.Join(s.tree.remove(parent, base), setMtime(parent, st.Mtim))
 }
 
 // merge moves all of src into dst; where both have a directory, those merge.
@@ -172,10 +207,11 @@ func (s *settler) merge(src, dst *os.File) error {
 	for _, name := range names {
 		from, errFrom := openDirAt(src, name)
 		to, errTo := openDirAt(dst, name)
-		if errFrom == nil && errTo == nil {
-			err = s.merge(from, to)
-		} else {
-			_, err = s.tree.clear(dst, name)
+		switch {
+		case errFrom == nil && errTo == nil:
+			err = s.mergeDirs(from, to)
+		default:
+			err = s.tree.clear(dst, name)
 			if err == nil {
 				err = unix.Renameat(int(src.Fd()), name, int(dst.Fd()), name)
 			}
@@ -193,6 +229,30 @@ func (s *settler) merge(src, dst *os.File) error {
 	return nil
 }
 
+// mergeDirs merges two directories of one name. One that has an entry is what
+// both become.
+func (s *settler) mergeDirs(from, to *os.File) error {
+	var st, have unix.Stat_t
+	if err := errors.Join(unix.Fstat(int(from.Fd()), &st), unix.Fstat(int(to.Fd()), &have)); err != nil {
+		return err
+	}
+	mtime := have.Mtim
+	if !s.tree.impliedInodes[st.Ino] {
+		if err := copyMetadata(&node{from, st}, object{File: to}); err != nil {
+			return err
+		}
+		delete(s.tree.impliedInodes, have.Ino)
+		mtime = st.Mtim
+	}
+	if isOpaque(from) {
+		if err := setOpaque(to); err != nil {
+			return err
+		}
+	}
+	delete(s.tree.impliedInodes, st.Ino) // it will be another's
+	return errors.Join(s.merge(from, to), setMtime(to, mtime))
+}
+
 // link makes one hard link whose target is below.
 func (s *settler) link(l Link) error {
 	at, err := s.below.resolveParent(l.Target)
@@ -200,11 +260,11 @@ func (s *settler) link(l Link) error {
 		return err
 	}
 	n, err := s.below.lookup(at)
+	defer n.close()
 	if err != nil {
 		return err
 	}
-	defer n.close()
-	if n == nil || n.stat.Mode&unix.S_IFMT == unix.S_IFDIR {
+	if n == nil || n.is(unix.S_IFDIR) {
 		return errkind.New(errkind.InvalidArgument, "it links to %q, which is no file of this layer or of those below", l.Target)
 	}
 	name := s.current(l.Name)
@@ -212,146 +272,161 @@ func (s *settler) link(l Link) error {
 		return d.Close() // a later entry of the same tar took the name
 	}
 	if !s.copied[at] {
-		d, _, err := s.tree.find(at)
-		switch {
-		case err == nil: // a later entry replaced the target
-			_ = d.Close()
-			return s.copyUp(n, name)
-		case !errors.Is(err, fs.ErrNotExist):
+		stands, err := s.stands(at)
+		if err != nil {
 			return err
 		}
-		if s.whitedOut(at) {
+		if stands {
 			return s.copyUp(n, name)
 		}
 		if err := s.copyUp(n, at); err != nil {
 			return err
 		}
 	}
-	dirName, base := path.Split(name)
-	dir, err := s.tree.dir(strings.TrimSuffix(dirName, "/"))
+	dirName, base := splitPath(name)
+	dir, _, err := s.tree.enter(dirName)
 	if err != nil {
 		return err
 	}
-	from, fromBase, err := s.tree.find(at)
+	fromName, fromBase := splitPath(at)
+	from, err := s.tree.open(fromName, unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = from.Close() }()
-	if _, err := s.tree.clear(dir, base); err != nil {
-		return err
-	}
-	return unix.Linkat(int(from.Fd()), fromBase, int(dir.Fd()), base, 0)
+	return s.tree.replace(dir, base, func() error { return unix.Linkat(int(from.Fd()), fromBase, int(dir.Fd()), base, 0) })
 }
 
-// whitedOut reports whether this layer deletes name.
-func (s *settler) whitedOut(name string) bool {
-	f, err := s.tree.open(name, unix.O_PATH|unix.O_NOFOLLOW)
-	if err != nil {
-		return false
+// stands reports whether this layer has something of its own as name, if only
+// a whiteout, or hides what is below.
+func (s *settler) stands(name string) (bool, error) {
+	dirName, base := splitPath(name)
+	dir, err := s.tree.open(dirName, unix.O_PATH|unix.O_DIRECTORY)
+	if errors.Is(err, unix.ENOENT) {
+		return s.hidden(dirName), nil
 	}
-	defer func() { _ = f.Close() }()
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = dir.Close() }()
 	var st unix.Stat_t
-	return unix.Fstat(int(f.Fd()), &st) == nil && isWhiteout(&st)
+	err = unix.Fstatat(int(dir.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		return s.hidden(dirName), nil
+	}
+	return err == nil, err
 }
 
 // copyUp copies the file n from below to name in this layer.
 func (s *settler) copyUp(n *node, name string) error {
-	dirName, base := path.Split(name)
-	dir, err := s.tree.dir(strings.TrimSuffix(dirName, "/"))
+	dirName, base := splitPath(name)
+	dir, _, err := s.tree.enter(dirName)
 	if err != nil {
 		return err
 	}
-	if err := s.tree.create(dir, base, func() error { return copyNode(n, dir, base) }); err != nil {
+	if err := s.tree.create(dir, base, func() error { return makeLike(n, dir, base) }); err != nil {
 		return err
 	}
-	if n.stat.Mode&unix.S_IFMT == unix.S_IFREG {
-		s.tree.bytes += roundUp(n.stat.Size)
-		// The inode may have been that of a file which is gone.
-		var st unix.Stat_t
-		if err := unix.Fstatat(int(dir.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return err
-		}
-		delete(s.sums, st.Ino)
+	o, err := openObject(dir, base)
+	if err != nil {
+		return err
 	}
-	s.copied[name] = true
-	return nil
-}
-
-func copyNode(n *node, dir *os.File, base string) error {
-	switch n.stat.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		if err := copyBytes(n, dir, base); err != nil {
+	defer func() { _ = o.Close() }()
+	if n.is(unix.S_IFREG) {
+		if err := s.copyBytes(n, o); err != nil {
 			return err
 		}
-	case unix.S_IFLNK:
-		target, err := readlinkAt(n.file, "") // an O_PATH handle of the link itself
-		if err != nil {
-			return err
-		}
-		if err := unix.Symlinkat(target, int(dir.Fd()), base); err != nil {
-			return err
-		}
-	default:
-		if err := unix.Mknodat(int(dir.Fd()), base, n.stat.Mode, int(n.stat.Rdev)); err != nil {
+	}
+	if s.tree.atACL && !n.is(unix.S_IFLNK) {
+		if err := o.dropACLs(); err != nil {
 			return err
 		}
 	}
-	return copyMetadata(n, dir, base)
+	s.copied[name] = true
+	return copyMetadata(n, o)
 }
 
-func copyBytes(n *node, dir *os.File, base string) error {
-	src, err := os.Open(procPath(n.file, ""))
+// makeLike makes an empty file of n's type.
+func makeLike(n *node, dir *os.File, base string) error {
+	if !n.is(unix.S_IFLNK) {
+		return unix.Mknodat(int(dir.Fd()), base, n.stat.Mode&unix.S_IFMT|0o600, int(n.stat.Rdev))
+	}
+	target, err := readlinkAt(n.file, "")
+	if err != nil {
+		return err
+	}
+	return unix.Symlinkat(target, int(dir.Fd()), base)
+}
+
+func (s *settler) copyBytes(n *node, o object) error {
+	src, err := os.Open(procPath(n.file))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = src.Close() }()
-	fd, err := unix.Openat(int(dir.Fd()), base, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	dst, err := os.OpenFile(procPath(o.File), os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	dst := os.NewFile(uintptr(fd), base)
-	_, err = io.Copy(dst, src)
+	var onDisk uint64
+	if err := dst.Truncate(n.stat.Size); err != nil {
+		return errors.Join(err, dst.Close())
+	}
+	w := &sparseWriter{f: dst, taken: &onDisk} // hides ReadFrom: a copy has holes where the original may
+	if _, err := io.Copy(w, src); err != nil {
+		return errors.Join(err, dst.Close())
+	}
+	ino, err := inode(dst)
+	s.tree.bytes += onDisk
+	s.tree.sparse[ino] = onDisk
+	delete(s.sums, ino) // it may have been the number of a file that is gone
 	return errors.Join(err, dst.Close())
 }
 
-// adopt gives the implied directory name the metadata it has below, if it is
-// one there.
+// adopt gives the directory name, if it is still an implied one, the metadata
+// that it has below.
 func (s *settler) adopt(name string) error {
-	n, err := s.below.lookup(name)
-	if err != nil || n == nil {
+	name = s.current(name)
+	implied, err := s.isImplied(name)
+	if err != nil || !implied || s.hidden(name) {
 		return err
 	}
+	n, err := s.below.lookup(name)
 	defer n.close()
-	if n.stat.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return nil
+	if err != nil || !n.is(unix.S_IFDIR) {
+		return err
 	}
-	dir, base, err := s.tree.find(name)
+	d, err := s.tree.open(name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = dir.Close() }()
-	return copyMetadata(n, dir, base)
+	defer func() { _ = d.Close() }()
+	return copyMetadata(n, object{File: d})
 }
 
-// copyMetadata gives base in dir the owner, attributes, mode and times of n.
-func copyMetadata(n *node, dir *os.File, base string) error {
-	fd, st := int(dir.Fd()), &n.stat
-	if err := unix.Fchownat(fd, base, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+// copyMetadata gives o the owner, attributes, mode and times of n.
+func copyMetadata(n *node, o object) error {
+	st := &n.stat
+	if err := unix.Fchownat(int(o.Fd()), "", int(st.Uid), int(st.Gid), unix.AT_EMPTY_PATH); err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := copyXattrs(n, procPath(dir, base)); err != nil {
-			return err
-		}
-		if err := unix.Fchmodat(fd, base, st.Mode&0o7777, 0); err != nil {
+	o.mode = st.Mode
+	if !n.is(unix.S_IFLNK) {
+		if err := copyXattrs(n, o); err != nil {
 			return err
 		}
 	}
-	return unix.UtimesNanoAt(fd, base, []unix.Timespec{st.Mtim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
+	if err := o.chmod(st.Mode & 0o7777); err != nil {
+		return err
+	}
+	return setMtime(o.File, st.Mtim)
 }
 
-func copyXattrs(n *node, to string) error {
-	from := procPath(n.file, "")
+func copyXattrs(n *node, o object) error {
+	from := procPath(n.file)
 	list := make([]byte, maxXattr)
 	size, err := unix.Listxattr(from, list)
 	if errors.Is(err, unix.ENOTSUP) {
@@ -369,9 +444,15 @@ func copyXattrs(n *node, to string) error {
 		if err != nil {
 			return err
 		}
-		if err := unix.Lsetxattr(to, name, value[:got], 0); err != nil {
+		if err := o.setXattr(name, value[:got]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func inode(f *os.File) (uint64, error) {
+	var st unix.Stat_t
+	err := unix.Fstat(int(f.Fd()), &st)
+	return st.Ino, err
 }

@@ -8,11 +8,14 @@
 // directory that it implies, and the file that a hard link names. Layer reports
 // them, and Settle fills them in once the layers below are there.
 //
-// The law: the tar is hostile. Every name is resolved below a handle of the
-// target directory (openat2, RESOLVE_IN_ROOT), symbolic links that the tar
-// itself laid included, and the last component is never followed. A name that
-// climbs out by ".." is refused. Whatever an author can make large has a limit.
-// Overlay's own attributes are never taken from a tar.
+// The law: the tar is hostile, and so may be who renames below the directory
+// meanwhile. Every name is resolved below a handle of the target directory, in
+// which symbolic links lead to where they would in a chroot, and the last
+// component is never followed. What was made is given its attributes by a
+// handle of itself, never by its name. A name that climbs out by ".." is
+// refused. Whatever an author can make large has a limit: entries, bytes, what
+// a name makes on the way, what must be remembered until the end. Overlay's
+// own attributes are never taken from a tar.
 //
 // Nothing is cleaned up on failure: the directory is the caller's.
 package unpack
@@ -35,7 +38,7 @@ import (
 
 // Limits bound what one layer may take.
 type Limits struct {
-	Entries int   // in the tar
+	Entries int   // in the tar, and files and directories that it makes
 	Bytes   int64 // of all files, unpacked
 }
 
@@ -43,7 +46,6 @@ type Limits struct {
 func DefaultLimits() Limits { return Limits{Entries: 4 << 20, Bytes: 1 << 40} }
 
 const (
-	maxPath  = unix.PathMax - 1
 	maxXattr = 64 << 10 // XATTR_SIZE_MAX
 	// flushFrom is the size from which a file's write-back is started at
 	// once, so that the one syncfs at the end finds little left to do.
@@ -77,17 +79,17 @@ func (r Result) Alone() bool { return len(r.Parents) == 0 && len(r.Links) == 0 }
 // that is malformed or hostile is errkind.InvalidArgument, one over a limit
 // errkind.ResourceExhausted; the error names the entry.
 func Layer(ctx context.Context, r io.Reader, dir string, limits Limits) (Result, error) {
-	t, err := openTree(dir)
+	t, err := openTree(dir, limits.Entries+1)
 	if err != nil {
 		return Result{}, err
 	}
 	defer t.close()
 	u := &unpacker{
-		tree:   t,
-		limits: limits,
-		mtimes: map[string]unix.Timespec{},
-		sums:   map[uint64]uint32{},
-		buf:    make([]byte, 256<<10),
+		tree:    t,
+		limits:  limits,
+		pending: map[string]string{},
+		sums:    map[uint64]uint32{},
+		buf:     make([]byte, 256<<10),
 	}
 	tr := tar.NewReader(r)
 	for n := 1; ; n++ {
@@ -108,7 +110,7 @@ func Layer(ctx context.Context, r io.Reader, dir string, limits Limits) (Result,
 			return Result{}, entryError(h.Name, err)
 		}
 	}
-	if err := u.finish(); err != nil {
+	if err := t.leave(); err != nil {
 		return Result{}, err
 	}
 	return Result{Bytes: t.bytes, Inodes: t.inodes, Root: u.root, Opaque: u.opaque, Parents: t.impliedDirs(), Links: u.links, Sums: u.sums}, nil
@@ -122,9 +124,17 @@ type unpacker struct {
 	root    bool
 	opaque  bool
 	links   []Link
-	mtimes  map[string]unix.Timespec // of directories, set last since each entry in one changes it
+	pending map[string]string // targets of links by their names
 	sums    map[uint64]uint32
 	buf     []byte
+}
+
+// place is where an entry goes. Handle and path of the directory are real,
+// whatever links the tar's name leads through.
+type place struct {
+	dir  *os.File
+	base string
+	path string
 }
 
 func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
@@ -141,27 +151,29 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 	if isAufsOwn(name) {
 		return nil
 	}
-	dirName, base := path.Split(name)
-	dir, err := u.tree.dir(strings.TrimSuffix(dirName, "/"))
+	dirName, base := splitPath(name)
+	dir, dirPath, err := u.tree.enter(dirName)
 	if err != nil {
 		return err
 	}
+	at := place{dir, base, path.Join(dirPath, base)}
+	if len(at.path) > maxPath {
+		return unix.ENAMETOOLONG
+	}
 	if hidden, ok := strings.CutPrefix(base, whiteoutPrefix); ok {
-		return u.whiteout(dir, hidden)
+		return u.whiteout(at, hidden)
 	}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeRegA, tar.TypeCont, tar.TypeGNUSparse: //nolint:staticcheck // old tars have TypeRegA
-		return u.file(dir, base, h, r)
+		return u.file(at, h, r)
 	case tar.TypeDir:
-		u.mtimes[name] = timespec(h)
-		delete(u.tree.implied, name)
-		return u.directory(dir, base, h)
+		return u.directory(at, h)
 	case tar.TypeSymlink:
-		return u.symlink(dir, base, h)
+		return u.symlink(at, h)
 	case tar.TypeLink:
-		return u.link(dir, base, name, h)
+		return u.link(at, h)
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
-		return u.node(dir, base, h)
+		return u.node(at, h)
 	}
 	return errkind.New(errkind.InvalidArgument, "type %q is not known", h.Typeflag)
 }
@@ -170,45 +182,80 @@ func (u *unpacker) rootEntry(h *tar.Header) error {
 	if h.Typeflag != tar.TypeDir {
 		return errkind.New(errkind.InvalidArgument, "the root of a layer is a directory")
 	}
+	// First, as it would bring the root's old time again.
+	if err := u.tree.leave(); err != nil {
+		return err
+	}
 	u.root = true
-	u.mtimes[""] = timespec(h)
-	return setDirectory(u.tree.root, h)
+	return object{File: u.tree.root}.set(h)
 }
 
-func (u *unpacker) file(dir *os.File, base string, h *tar.Header, r io.Reader) error {
+func (u *unpacker) file(at place, h *tar.Header, r io.Reader) error {
 	if u.written += h.Size; h.Size < 0 || u.written > u.limits.Bytes || u.written < 0 {
 		return errkind.New(errkind.ResourceExhausted, "the layer has more than %d bytes", u.limits.Bytes)
 	}
 	var f *os.File
-	err := u.tree.create(dir, base, func() error {
-		fd, err := unix.Openat(int(dir.Fd()), base, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-		f = os.NewFile(uintptr(fd), base)
+	err := u.tree.create(at.dir, at.base, func() (err error) {
+		f, err = openAt(at.dir, at.base, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY)
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	// The wrapper also hides the file's ReadFrom, which would bring a buffer of its own.
-	w := &summer{w: f}
-	n, err := io.CopyBuffer(w, r, u.buf)
-	if err != nil {
-		return err
-	}
-	u.tree.bytes += roundUp(n)
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return err
 	}
-	u.sums[st.Ino] = w.sum
-	if err := setFile(f, h); err != nil {
+	var onDisk uint64
+	if isSparse(h) {
+		onDisk, err = u.holed(f, st.Ino, h.Size, r)
+	} else {
+		onDisk, err = u.whole(f, st.Ino, r)
+	}
+	if err != nil {
 		return err
 	}
-	if n >= flushFrom {
+	u.tree.bytes += onDisk
+	if err := u.attributes(object{File: f}, h); err != nil {
+		return err
+	}
+	if onDisk >= flushFrom {
 		// A hint: where the file system does not know it, syncfs does it all.
 		_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 	}
 	return nil
+}
+
+// whole writes the content of a file without holes.
+func (u *unpacker) whole(f *os.File, ino uint64, r io.Reader) (onDisk uint64, err error) {
+	// The wrapper also hides the file's ReadFrom, which would bring a buffer of its own.
+	w := &summer{w: f}
+	n, err := io.CopyBuffer(w, r, u.buf)
+	u.sums[ino] = w.sum
+	return roundUp(n), err
+}
+
+// holed writes the content of a sparse file of size bytes.
+func (u *unpacker) holed(f *os.File, ino uint64, size int64, r io.Reader) (onDisk uint64, err error) {
+	if err := f.Truncate(size); err != nil {
+		return 0, err
+	}
+	w := &summer{w: &sparseWriter{f: f, taken: &onDisk}}
+	_, err = io.CopyBuffer(w, r, u.buf)
+	u.sums[ino] = w.sum
+	u.tree.sparse[ino] = onDisk
+	return onDisk, err
+}
+
+// attributes gives what was just made what its header says of it.
+func (u *unpacker) attributes(o object, h *tar.Header) error {
+	if u.tree.atACL && h.Typeflag != tar.TypeDir && h.Typeflag != tar.TypeSymlink {
+		if err := o.dropACLs(); err != nil {
+			return err
+		}
+	}
+	return o.set(h)
 }
 
 // summer sums what is written through it.
@@ -223,30 +270,31 @@ func (s *summer) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func (u *unpacker) directory(dir *os.File, base string, h *tar.Header) error {
-	d, err := openDirAt(dir, base)
+func (u *unpacker) directory(at place, h *tar.Header) error {
+	delete(u.tree.implied, at.path)
+	d, err := openDirAt(at.dir, at.base)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-		d, err = u.tree.mkdir(dir, base)
+		d, err = u.tree.mkdir(at.dir, at.base)
 	}
 	if err != nil {
 		return err
 	}
 	defer func() { _ = d.Close() }()
-	return setDirectory(d, h)
+	return object{File: d}.set(h)
 }
 
-func (u *unpacker) symlink(dir *os.File, base string, h *tar.Header) error {
+func (u *unpacker) symlink(at place, h *tar.Header) error {
 	if h.Linkname == "" || len(h.Linkname) > maxPath {
 		return errkind.New(errkind.InvalidArgument, "its target has %d bytes, not 1 to %d", len(h.Linkname), maxPath)
 	}
-	err := u.tree.create(dir, base, func() error { return unix.Symlinkat(h.Linkname, int(dir.Fd()), base) })
+	err := u.tree.create(at.dir, at.base, func() error { return unix.Symlinkat(h.Linkname, int(at.dir.Fd()), at.base) })
 	if err != nil {
 		return err
 	}
-	return setOther(dir, base, h)
+	return u.finish(at, h)
 }
 
-func (u *unpacker) node(dir *os.File, base string, h *tar.Header) error {
+func (u *unpacker) node(at place, h *tar.Header) error {
 	mode, dev := uint32(unix.S_IFIFO), uint64(0)
 	if h.Typeflag != tar.TypeFifo {
 		if h.Devmajor < 0 || h.Devmajor >= 1<<12 || h.Devminor < 0 || h.Devminor >= 1<<20 {
@@ -260,16 +308,26 @@ func (u *unpacker) node(dir *os.File, base string, h *tar.Header) error {
 	if mode == unix.S_IFCHR && dev == 0 {
 		// No such device works; on disk it is overlay's whiteout. Layers
 		// that were archived from an overlay upper directory have them.
-		return u.whiteout(dir, base)
+		return u.whiteout(at, at.base)
 	}
-	err := u.tree.create(dir, base, func() error { return unix.Mknodat(int(dir.Fd()), base, mode|0o600, int(dev)) })
+	err := u.tree.create(at.dir, at.base, func() error { return unix.Mknodat(int(at.dir.Fd()), at.base, mode|0o600, int(dev)) })
 	if err != nil {
 		return err
 	}
-	return setOther(dir, base, h)
+	return u.finish(at, h)
 }
 
-func (u *unpacker) link(dir *os.File, base, name string, h *tar.Header) error {
+// finish gives what was just made, and cannot be opened, its attributes.
+func (u *unpacker) finish(at place, h *tar.Header) error {
+	o, err := openObject(at.dir, at.base)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = o.Close() }()
+	return u.attributes(o, h)
+}
+
+func (u *unpacker) link(at place, h *tar.Header) error {
 	target, err := cleanName(h.Linkname)
 	if err != nil {
 		return err
@@ -277,73 +335,61 @@ func (u *unpacker) link(dir *os.File, base, name string, h *tar.Header) error {
 	if target == "" {
 		return errkind.New(errkind.InvalidArgument, "it links to the root directory")
 	}
-	if target == name {
-		return nil
-	}
 	targetDir, targetBase, err := u.tree.find(target)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := u.tree.create(dir, base, func() error { return nil }); err != nil {
-			return err
-		}
-		u.links = append(u.links, Link{Name: name, Target: target})
-		return nil
+		return u.linkLater(at, target)
 	}
 	if err != nil {
 		return err
 	}
 	defer func() { _ = targetDir.Close() }()
-	err = u.tree.create(dir, base, func() error {
-		return unix.Linkat(int(targetDir.Fd()), targetBase, int(dir.Fd()), base, 0)
-	})
-	if errors.Is(err, unix.EPERM) {
-		return errkind.New(errkind.InvalidArgument, "it links to %q, which is a directory", h.Linkname)
+	if same, err := sameFile(targetDir, targetBase, at); same || err != nil {
+		return err
 	}
-	if err == nil {
-		u.tree.inodes--
+	err = u.tree.replace(at.dir, at.base, func() error {
+		return unix.Linkat(int(targetDir.Fd()), targetBase, int(at.dir.Fd()), at.base, 0)
+	})
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return errkind.New(errkind.InvalidArgument, "it links to %q, which is a directory", h.Linkname)
+	case errors.Is(err, unix.ENOENT):
+		return errkind.New(errkind.InvalidArgument, "it links to %q, which it replaces", h.Linkname)
 	}
 	return err
 }
 
-// finish sets the directories' times.
-func (u *unpacker) finish() error {
-	for name, ts := range u.mtimes {
-		d, err := u.tree.open(name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-			continue // a later entry replaced it
-		}
-		if err != nil {
-			return entryError(name, err)
-		}
-		err = unix.UtimesNanoAt(int(d.Fd()), ".", []unix.Timespec{ts, ts}, 0)
-		_ = d.Close()
-		if err != nil {
-			return entryError(name, err)
-		}
+// sameFile reports whether the link at already is its target: linking would
+// remove the target first.
+func sameFile(targetDir *os.File, targetBase string, at place) (bool, error) {
+	var a, b unix.Stat_t
+	if err := unix.Fstatat(int(targetDir.Fd()), targetBase, &a, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return false, err
 	}
-	return nil
+	err := unix.Fstatat(int(at.dir.Fd()), at.base, &b, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	return a.Ino == b.Ino, err
 }
 
-// cleanName makes a tar's name relative to the root; the root itself is "".
-func cleanName(name string) (string, error) {
-	if len(name) > maxPath {
-		return "", errkind.New(errkind.InvalidArgument, "its name has %d bytes, more than %d", len(name), maxPath)
+// linkLater notes a link whose target this layer does not have, or has as
+// such a link itself.
+func (u *unpacker) linkLater(at place, target string) error {
+	if target == at.path {
+		return nil
 	}
-	if strings.ContainsRune(name, 0) {
-		return "", errkind.New(errkind.InvalidArgument, "its name has a zero byte")
+	if of, ok := u.pending[target]; ok {
+		target = of
 	}
-	clean := path.Clean(strings.TrimLeft(name, "/"))
-	if clean == ".." || strings.HasPrefix(clean, "../") {
-		return "", errkind.New(errkind.InvalidArgument, "%q leads out of the layer", name)
+	if err := u.tree.owe(at.path, target); err != nil {
+		return err
 	}
-	if clean == "." {
-		return "", nil
+	if err := u.tree.clear(at.dir, at.base); err != nil {
+		return err
 	}
-	for c := range strings.SplitSeq(clean, "/") {
-		if len(c) > unix.NAME_MAX {
-			return "", errkind.New(errkind.InvalidArgument, "a part of its name has %d bytes, more than %d", len(c), unix.NAME_MAX)
-		}
-	}
-	return clean, nil
+	u.pending[at.path] = target
+	u.links = append(u.links, Link{Name: at.path, Target: target})
+	return nil
 }
 
 // entryError adds the entry to err and, where err has no kind yet, the kind.

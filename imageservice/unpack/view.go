@@ -10,7 +10,14 @@ import (
 )
 
 // view reads a stack of layer directories as overlayfs would merge them.
-type view struct{ layers []*os.File } // topmost first
+type view struct {
+	layers []*os.File // topmost first
+
+	// The last directory that was looked into, as what is asked for next is
+	// most often beside or below it.
+	at     string     // "" for none
+	inside []*os.File // its handles in the layers of which it is merged
+}
 
 // node is one file of a view.
 type node struct {
@@ -23,6 +30,9 @@ func (n *node) close() {
 		_ = n.file.Close()
 	}
 }
+
+// is reports whether there is a node and it has the type.
+func (n *node) is(format uint32) bool { return n != nil && n.stat.Mode&unix.S_IFMT == format }
 
 func openView(dirs []string) (*view, error) {
 	v := &view{}
@@ -38,7 +48,17 @@ func openView(dirs []string) (*view, error) {
 }
 
 func (v *view) close() {
-	for _, f := range v.layers {
+	v.forget()
+	closeAll(v.layers)
+}
+
+func (v *view) forget() {
+	closeAll(v.inside)
+	v.inside, v.at = nil, ""
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
 		_ = f.Close()
 	}
 }
@@ -46,43 +66,76 @@ func (v *view) close() {
 // lookup gives the file name, or nil if the view has none. No symbolic link
 // is followed: below one there is nothing. The caller closes the node.
 func (v *view) lookup(name string) (*node, error) {
-	layers, at := v.layers, ""
-	for rest := name; ; {
-		c, tail, more := strings.Cut(rest, "/")
-		at = path.Join(at, c)
-		found, dirs, err := lookupIn(layers, at)
-		if err != nil || found == nil || !more {
-			return found, err
-		}
-		found.close()
-		if len(dirs) == 0 {
-			return nil, nil
-		}
-		layers, rest = dirs, tail
+	dir, base := splitPath(name)
+	inside, err := v.dir(dir)
+	if err != nil {
+		return nil, err
 	}
+	found, dirs, err := merge(inside, base)
+	closeAll(dirs)
+	return found, err
 }
 
-// lookupIn looks for name in layers, each of which has its parent directory
-// in the view. It gives the topmost and, if that is a directory, the layers
-// whose directories merge with it.
-func lookupIn(layers []*os.File, name string) (found *node, dirs []*os.File, err error) {
-	for _, layer := range layers {
-		n, err := openNode(layer, name)
+// dir gives the handles of the directory name in the layers that it is merged
+// of, none if there is no such directory. They are the view's, until the next
+// call.
+func (v *view) dir(name string) ([]*os.File, error) {
+	if name == "" {
+		return v.layers, nil
+	}
+	if name == v.at {
+		return v.inside, nil
+	}
+	rest, ok := strings.CutPrefix(name, v.at+"/")
+	if v.at == "" || !ok {
+		v.forget()
+		rest = name
+	}
+	for c := range strings.SplitSeq(rest, "/") {
+		from := v.inside
+		if v.at == "" {
+			from = v.layers
+		}
+		found, dirs, err := merge(from, c)
+		found.close()
+		at := path.Join(v.at, c)
+		v.forget()
+		if err != nil {
+			return nil, err
+		}
+		v.at, v.inside = at, dirs
+	}
+	return v.inside, nil
+}
+
+// merge looks for base in the directories inside, topmost first. It gives the
+// topmost and, if that is a directory, handles of all that merge with it.
+func merge(inside []*os.File, base string) (found *node, dirs []*os.File, err error) {
+	for _, dir := range inside {
+		n, err := openNode(dir, base)
 		if errors.Is(err, unix.ENOENT) {
 			continue
 		}
 		if err != nil {
 			found.close()
+			closeAll(dirs)
 			return nil, nil, err
 		}
-		if n.stat.Mode&unix.S_IFMT != unix.S_IFDIR {
+		if !n.is(unix.S_IFDIR) {
 			if found == nil && !isWhiteout(&n.stat) {
 				return n, nil, nil
 			}
 			n.close()
 			return found, dirs, nil
 		}
-		dirs = append(dirs, layer)
+		d, err := openAt(n.file, ".", unix.O_PATH|unix.O_DIRECTORY)
+		if err != nil {
+			n.close()
+			found.close()
+			closeAll(dirs)
+			return nil, nil, err
+		}
+		dirs = append(dirs, d)
 		opaque := isOpaque(n.file)
 		if found == nil {
 			found = n
@@ -96,68 +149,35 @@ func lookupIn(layers []*os.File, name string) (found *node, dirs []*os.File, err
 	return found, dirs, nil
 }
 
-func openNode(layer *os.File, name string) (*node, error) {
-	fd, err := unix.Openat2(int(layer.Fd()), name, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-	})
+func openNode(dir *os.File, base string) (*node, error) {
+	f, err := openAt(dir, base, unix.O_PATH)
 	if err != nil {
 		return nil, err
 	}
-	n := &node{file: os.NewFile(uintptr(fd), name)}
-	if err := unix.Fstat(fd, &n.stat); err != nil {
+	n := &node{file: f}
+	if err := unix.Fstat(int(f.Fd()), &n.stat); err != nil {
 		n.close()
 		return nil, err
 	}
 	return n, nil
 }
 
-// resolve gives the path without symbolic links to which name leads in the
-// view, the missing rest of it taken as it stands. "" is the root, or a path
-// with too many links.
+// resolve gives the real path to which name leads in the view, the missing
+// rest of it taken as it stands.
 func (v *view) resolve(name string) (string, error) {
-	rest, at := strings.Split(name, "/"), []string(nil)
-	for links := 0; len(rest) > 0; {
-		c := rest[0]
-		rest = rest[1:]
-		switch c {
-		case "", ".":
-			continue
-		case "..":
-			at = at[:max(len(at)-1, 0)]
-			continue
-		}
-		n, err := v.lookup(path.Join(path.Join(at...), c))
-		if err != nil {
+	return followLinks(name, func(dir, c string) (string, error) {
+		n, err := v.lookup(path.Join(dir, c))
+		defer n.close()
+		if err != nil || !n.is(unix.S_IFLNK) {
 			return "", err
 		}
-		if n == nil || n.stat.Mode&unix.S_IFMT != unix.S_IFLNK {
-			n.close()
-			at = append(at, c)
-			continue
-		}
-		target, err := readlinkAt(n.file, "")
-		n.close()
-		if err != nil {
-			return "", err
-		}
-		if links++; links > maxLinks {
-			return "", nil
-		}
-		if strings.HasPrefix(target, "/") {
-			at = nil
-		}
-		rest = append(strings.Split(target, "/"), rest...)
-	}
-	return path.Join(at...), nil
+		return readlinkAt(n.file, "")
+	})
 }
 
 // resolveParent resolves all of name but its last component.
 func (v *view) resolveParent(name string) (string, error) {
-	dir, base := path.Split(name)
-	if dir == "" {
-		return base, nil
-	}
-	at, err := v.resolve(strings.TrimSuffix(dir, "/"))
+	dir, base := splitPath(name)
+	at, err := v.resolve(dir)
 	return path.Join(at, base), err
 }

@@ -2,7 +2,6 @@ package unpack
 
 import (
 	"errors"
-	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -28,34 +27,28 @@ func isAufsOwn(name string) bool {
 	return false
 }
 
-// whiteout hides what the layers below have as name in dir. What this layer
+// whiteout hides name, in at's directory, of the layers below. What this layer
 // has there stays, whichever came first in the tar: a whiteout speaks of the
 // layers below only.
-func (u *unpacker) whiteout(dir *os.File, name string) error {
+func (u *unpacker) whiteout(at place, name string) error {
 	switch name {
 	case opaqueMarker:
-		if dir == u.tree.root {
-			u.opaque = true
+		if at.path == at.base {
+			u.opaque = true // of the root
 			return nil
 		}
-		d, err := openDirAt(dir, ".")
-		if err != nil {
-			return err
-		}
-		defer func() { _ = d.Close() }()
-		return setOpaque(d)
+		return setOpaque(at.dir)
 	case "", ".", "..":
 		return errkind.New(errkind.InvalidArgument, "a whiteout of %q hides nothing", name)
 	}
-	err := unix.Mknodat(int(dir.Fd()), name, unix.S_IFCHR, 0)
+	err := unix.Mknodat(int(at.dir.Fd()), name, unix.S_IFCHR, 0)
 	if err == nil {
-		u.tree.inodes++
-		return nil
+		return u.tree.count()
 	}
 	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
-	d, err := openDirAt(dir, name)
+	d, err := openDirAt(at.dir, name)
 	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		return nil // no directory: it hides what is below by being there
 	}
