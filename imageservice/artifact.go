@@ -62,7 +62,7 @@ func (b *bundle) identify(config manifest.Config) error {
 
 // tar gives the tar in the bytes of a source.
 func (src source) tar(blob io.Reader) (io.ReadCloser, error) {
-	if src.part == nil || src.part.File == "" {
+	if !src.part.IsFile() {
 		return inflate.Reader(blob)
 	}
 	return fileTar(src.part.File, src.size, blob)

@@ -3,10 +3,12 @@ package imageservice
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -186,6 +188,57 @@ func TestArtifactIsVerifiedAndRepaired(t *testing.T) {
 		t.Errorf("left %+v", found)
 	}
 	sound(t, s)
+}
+
+// An artifact goes out as it came in, to the byte, by whatever way.
+func TestArtifactKeepsItsDigests(t *testing.T) {
+	t.Parallel()
+	s, ctx := openStore(t), t.Context()
+	host, fresh := startRegistry(t), startRegistry(t)
+	raw := pushArtifact(t, host+"/model:v1", titled("dir/weights", strings.Repeat("w", 9000)), titled("empty", ""),
+		part{v1.MediaTypeImageLayerGzip, "", gz(t, makeTar(t, dir("tree", 0o755), file("tree/leaf", "green")))})
+	id := digest.FromBytes(raw)
+	mustPull(t, s, host+"/model:v1")
+	if sum, err := s.Push(ctx, PushRequest{Image: host + "/model:v1", Ref: fresh + "/copy:v2"}); err != nil || sum != id {
+		t.Errorf("pushed as %s, %v, want %s", sum, err, id)
+	}
+	if err := s.Save(ctx, []string{host + "/model:v1"}, ArchiveDocker, io.Discard); !errkind.Is(err, errkind.FailedPrecondition) {
+		t.Errorf("saved for docker: %v", err)
+	}
+	var saved bytes.Buffer
+	if err := s.Save(ctx, []string{host + "/model:v1"}, ArchiveOCI, &saved); err != nil {
+		t.Fatal(err)
+	}
+	sound(t, s)
+
+	other := openStore(t)
+	if got := mustPull(t, other, fresh+"/copy:v2"); got.ID != id.String() || got.Digests[0] != fresh+"/copy@"+id.String() {
+		t.Errorf("pushed and pulled it is %+v", got)
+	}
+	if err := other.Remove(ctx, id.String()); err != nil {
+		t.Fatal(err)
+	}
+	if u, _ := other.Usage(ctx); u.Bytes != 0 || u.Inodes != 0 {
+		t.Errorf("its removal leaves %+v", u)
+	}
+	loaded, err := other.Load(ctx, &saved, nil)
+	if err != nil || len(loaded) != 1 || loaded[0].ID != id.String() || !slices.Equal(loaded[0].Tags, []string{host + "/model:v1"}) || loaded[0].Artifact == nil {
+		t.Fatalf("saved and loaded it is %+v, %v", loaded, err)
+	}
+	if sum, err := other.Push(ctx, PushRequest{Image: id.String(), Ref: startRegistry(t) + "/again:v3"}); err != nil || sum != id {
+		t.Errorf("loaded and pushed it is %s, %v", sum, err)
+	}
+	at := mountImage(t, other, "c-v0", id.String())
+	if read(t, filepath.Join(at, "dir/weights")) != strings.Repeat("w", 9000) || read(t, filepath.Join(at, "tree/leaf")) != "green" {
+		t.Error("it has other files")
+	}
+	sound(t, other)
+
+	// What the disk has broken does not go out under its digest.
+	flip(t, place(other, loaded[0], 0, "dir/weights"))
+	if err := other.Save(ctx, []string{id.String()}, ArchiveOCI, io.Discard); !errkind.Is(err, errkind.DataLoss) {
+		t.Errorf("a flipped byte was saved: %v", err)
+	}
 }
 
 func TestArtifactOfAnIndex(t *testing.T) {

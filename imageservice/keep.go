@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -23,6 +24,9 @@ import (
 // unpacked layers, and an image that has all of them is saved and pushed by
 // its own manifest instead of a new one. A kept blob belongs to images, as
 // configs do, not to layers: equal layers may come as different blobs.
+//
+// An artifact has all its blobs in any case: those of its files are the files,
+// and those of its tars are kept, as there is nothing else that gives them again.
 
 // keptManifest gives the manifest of the bundle's image and its digest; nil
 // if it has none, as in docker's archives.
@@ -40,16 +44,15 @@ func (b *bundle) keptManifest() (*v1.Manifest, digest.Digest) {
 // willKeep names in row the manifest of b and its layers' blobs, if they are
 // to be kept, and reports whether they are.
 func (s *Service) willKeep(row *meta.Image, b bundle) bool {
-	if !s.cfg.KeepBlobs {
-		return false
-	}
 	m, sum := b.keptManifest()
-	if m == nil {
+	if m == nil || !s.cfg.KeepBlobs && !manifest.IsArtifact(m) {
 		return false
 	}
 	row.Manifest = sum
-	for _, l := range m.Layers {
-		row.Blobs = append(row.Blobs, l.Digest)
+	for i, l := range m.Layers {
+		if !b.layers[i].part.IsFile() {
+			row.Blobs = append(row.Blobs, l.Digest)
+		}
 	}
 	return true
 }
@@ -59,7 +62,9 @@ func (s *Service) willKeep(row *meta.Image, b bundle) bool {
 func (s *Service) keepBlobs(ctx context.Context, layers []source) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, src := range layers {
-		g.Go(func() error { return s.keepBlob(ctx, src) })
+		if !src.part.IsFile() {
+			g.Go(func() error { return s.keepBlob(ctx, src) })
+		}
 	}
 	return g.Wait()
 }
@@ -154,6 +159,28 @@ func (s *Service) kept(row meta.Image) (m *v1.Manifest, raw []byte, err error) {
 		err = errkind.New(errkind.DataLoss, "cannot use manifest %s: it is an index", row.Manifest)
 	}
 	return doc.Manifest, raw, err
+}
+
+// blobFiles are the files that have the blobs of a kept manifest, whose bytes
+// are raw: of its config, then of its layers.
+func (s *Service) blobFiles(row meta.Image, m *v1.Manifest, raw []byte) ([]string, error) {
+	var parts []manifest.Part
+	if manifest.IsArtifact(m) {
+		config, err := manifest.ParseConfig(raw)
+		if err != nil {
+			return nil, err
+		}
+		parts = config.Artifact.Parts
+	}
+	files := []string{s.blobs.Path(m.Config.Digest)}
+	for i, l := range m.Layers {
+		if parts != nil && parts[i].IsFile() {
+			files = append(files, filepath.Join(s.layerFS(row.Layers[i]), parts[i].File))
+		} else {
+			files = append(files, s.blobs.Path(l.Digest))
+		}
+	}
+	return files, nil
 }
 
 // inflateKept writes the tar of a layer from its kept blob to w and verifies

@@ -107,7 +107,7 @@ func (s *Service) export(ctx context.Context, a *archive.Writer, id string, tags
 		return e, err
 	}
 	if m != nil && format == ArchiveOCI {
-		return s.exportKept(ctx, a, m, raw, tags)
+		return s.exportKept(ctx, a, row, m, raw, tags)
 	}
 	b, err := s.blobs.ReadFile(digest.Digest(id), manifest.MaxBytes)
 	if err != nil {
@@ -118,7 +118,7 @@ func (s *Service) export(ctx context.Context, a *archive.Writer, id string, tags
 		return e, err
 	}
 	if config.Artifact != nil {
-		return e, errkind.New(errkind.FailedPrecondition, "an artifact is given as it came, which needs its blobs and an OCI archive; set image.keep_blobs and pull it again")
+		return e, errkind.New(errkind.FailedPrecondition, "it is an artifact, which docker's archives cannot hold; use the format oci")
 	}
 	e.layers = make([]v1.Descriptor, len(row.Layers))
 	g, ctx := errgroup.WithContext(ctx)
@@ -144,11 +144,15 @@ func (s *Service) export(ctx context.Context, a *archive.Writer, id string, tags
 }
 
 // exportKept puts an image into an archive as it came.
-func (s *Service) exportKept(ctx context.Context, a *archive.Writer, m *v1.Manifest, raw []byte, tags []string) (e exported, err error) {
+func (s *Service) exportKept(ctx context.Context, a *archive.Writer, row meta.Image, m *v1.Manifest, raw []byte, tags []string) (e exported, err error) {
+	files, err := s.blobFiles(row, m, raw)
+	if err != nil {
+		return e, err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
-	for _, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
-		g.Go(func() error { return errors.Join(ctx.Err(), a.Blob(d, s.blobs.Path(d.Digest))) })
+	for i, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
+		g.Go(func() error { return errors.Join(ctx.Err(), a.Blob(d, files[i])) })
 	}
 	if err := g.Wait(); err != nil {
 		return e, err

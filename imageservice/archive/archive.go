@@ -43,8 +43,8 @@ type Archive struct {
 // Image is one image of an archive.
 type Image struct {
 	Tags      []string // as written, not normalised
-	Config    []byte
-	Manifests [][]byte // of an OCI layout: the manifest and the indexes that lead to it
+	Config    []byte   // of an artifact the manifest
+	Manifests [][]byte // of an OCI layout: the manifest and the indexes that lead to it, and an artifact's config
 	Layers    []Layer  // bottom first
 }
 
@@ -265,6 +265,10 @@ func (a *Archive) readManifest(d v1.Descriptor) (Image, error) {
 		}
 		if image.Config, err = a.readBlob(doc.Manifest.Config.Digest); err != nil {
 			return image, err
+		}
+		if manifest.IsArtifact(doc.Manifest) {
+			last := len(image.Manifests) - 1
+			image.Config, image.Manifests[last] = b, image.Config
 		}
 		for _, l := range doc.Manifest.Layers {
 			layer, err := a.layer(blobPath(l.Digest), l.Digest)

@@ -25,6 +25,9 @@ type Part struct {
 	File string        `json:"file,omitempty"` // path below the artifact's root that has these bytes; "" if they are a tar to be unpacked there
 }
 
+// IsFile reports whether the part, which may be nil, is one file of an artifact.
+func (p *Part) IsFile() bool { return p != nil && p.File != "" }
+
 // ID is what a part has in place of a diff ID. It says all that makes the
 // part's files what they are, and is the digest of no tar.
 func (p Part) ID() digest.Digest {
