@@ -6,6 +6,7 @@ import (
 	"time"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/berth-runtime/berth/cri/translate"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
@@ -18,6 +19,11 @@ func (s *Server) CreateContainer(ctx context.Context, r *criv1.CreateContainerRe
 	cfg, err := translate.Container(r.Config)
 	if err != nil {
 		return nil, err
+	}
+	for _, m := range cfg.Mounts {
+		if err := s.checkHandler(m.ImageHandler); err != nil {
+			return nil, errkind.New(errkind.Of(err), "%w: mount at %s: %w", crierrors.ErrImageVolumeMountFailed, m.ContainerPath, err)
+		}
 	}
 	id, err := s.cfg.Pods.Create(ctx, s.cfg.View, r.PodSandboxId, cfg)
 	if err != nil {

@@ -381,3 +381,21 @@ func TestPullFailures(t *testing.T) {
 		t.Errorf("failures left %v", got)
 	}
 }
+
+func TestImageVolumeForAHandlerThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	c := startNode(t).remote
+	pod := runPod(t, c, "p")
+	for handler, code := range map[string]codes.Code{"": codes.OK, "runc": codes.OK, "kata": codes.InvalidArgument} {
+		volume := specOf("data")
+		volume.RuntimeHandler = handler
+		_, err := c.CreateContainer(t.Context(), &criv1.CreateContainerRequest{PodSandboxId: pod, Config: &criv1.ContainerConfig{
+			Metadata: &criv1.ContainerMetadata{Name: "c" + handler}, Image: specOf("app"),
+			Mounts: []*criv1.Mount{{ContainerPath: "/data", Readonly: true, Image: volume}},
+		}})
+		wantCode(t, "an image volume for "+handler, err, code)
+		if text := status.Convert(err).Message(); err != nil && !strings.HasPrefix(text, "ImageVolumeMountFailed: mount at /data: ") {
+			t.Errorf("the text is %q", text)
+		}
+	}
+}

@@ -145,11 +145,17 @@ func TestArtifactLivesAndGoesLikeAnImage(t *testing.T) {
 	}
 	before, _ := s.Usage(ctx)
 	at := mountImage(t, s, "c-v0", b.ID)
+	if p, err := s.Prune(ctx, PruneUntagged); err != nil || len(p.Images) > 0 {
+		t.Errorf("pruning what no name leads to takes %+v, %v", p.Images, err)
+	}
 	if err := s.Remove(ctx, a.ID); err != nil {
 		t.Fatal(err)
 	}
 	if after, _ := s.Usage(ctx); before.Bytes-after.Bytes != a.Size {
 		t.Errorf("%d bytes came free, %d were said", before.Bytes-after.Bytes, a.Size)
+	}
+	if p, err := s.Prune(ctx, PruneUnused); err != nil || len(p.Images) > 0 {
+		t.Errorf("pruning what no container has takes %+v, %v, which one mounts", p.Images, err)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -108,9 +109,19 @@ func (*oneImage) Pull(_ context.Context, r imageservice.PullRequest) (imageservi
 	if r.Auth == nil || r.Auth.Password != "secret" {
 		return imageservice.Image{}, errkind.New(errkind.PermissionDenied, "cannot pull %s: credentials were refused", r.Ref)
 	}
-	r.Progress(imageservice.Progress{Layer: "sha256:l", Done: 7, Total: 7, Status: imageservice.StatusDone})
+	for i := range int64(manyReports) {
+		for _, layer := range []string{"sha256:l", "sha256:m"} {
+			r.Progress(imageservice.Progress{Layer: layer, Done: i, Total: manyReports, Status: imageservice.StatusDownloading})
+		}
+	}
+	for _, layer := range []string{"sha256:l", "sha256:m"} {
+		r.Progress(imageservice.Progress{Layer: layer, Done: manyReports, Total: manyReports, Status: imageservice.StatusDone})
+	}
 	return img, nil
 }
+
+// manyReports are more than a connection holds.
+const manyReports = 20_000
 
 func (*oneImage) Status(_ context.Context, ref string) (imageservice.Image, error) {
 	if ref != "a" {
@@ -306,9 +317,22 @@ func TestCheckNamesDamageAndRepairsIt(t *testing.T) {
 
 func TestPullReportsAndGivesTheID(t *testing.T) {
 	c, _, _ := start(t)
-	id, err := c.Pull(t.Context(), &api.PullRequest{Ref: "a", Credentials: api.Credentials{Username: "u", Password: "secret"}}, nil)
+	// However slow the reader is, it holds up nobody and learns how each layer
+	// ended, and what it learns goes forward.
+	at := map[string]int64{}
+	ended := map[string]string{}
+	id, err := c.Pull(t.Context(), &api.PullRequest{Ref: "a", Credentials: api.Credentials{Username: "u", Password: "secret"}}, func(p *api.Progress) {
+		if p.Done < at[p.Layer] {
+			t.Errorf("after %d of %s came %d", at[p.Layer], p.Layer, p.Done)
+		}
+		at[p.Layer], ended[p.Layer] = p.Done, p.Status
+		time.Sleep(time.Millisecond)
+	})
 	if err != nil || id != img.ID {
 		t.Errorf("got %q, %v", id, err)
+	}
+	if !maps.Equal(ended, map[string]string{"sha256:l": imageservice.StatusDone, "sha256:m": imageservice.StatusDone}) || at["sha256:m"] != manyReports {
+		t.Errorf("the layers ended as %v at %v", ended, at)
 	}
 	_, err = c.Pull(t.Context(), &api.PullRequest{Ref: "a"}, nil)
 	if status.Code(err) != codes.PermissionDenied {

@@ -3,6 +3,8 @@ package admin
 import (
 	"bufio"
 	"io"
+	"slices"
+	"sync"
 
 	"google.golang.org/grpc"
 
@@ -80,46 +82,67 @@ func (d *download) Write(p []byte) (n int, err error) {
 }
 
 // feed sends progress from one goroutine, as a stream needs it, and never
-// holds up those who report: a reader that is too slow misses reports.
+// holds up those who report: of what a slow reader has not taken, each layer
+// keeps its latest report of each status.
 type feed struct {
-	reports chan imageservice.Progress
-	end     chan struct{} // closed by stop
-	sent    chan struct{} // closed when nothing more is sent
+	wake chan struct{} // has one if something may be pending
+	end  chan struct{} // closed by stop
+	sent chan struct{} // closed when nothing more is sent
+
+	mu      sync.Mutex
+	pending []imageservice.Progress // guarded by mu
+	ended   bool                    // guarded by mu
 }
 
-// feedBuffer is how many reports may wait for a slow reader.
-const feedBuffer = 64
-
 func startFeed(out grpc.ServerStreamingServer[api.Progress]) *feed {
-	f := &feed{
-		reports: make(chan imageservice.Progress, feedBuffer),
-		end:     make(chan struct{}),
-		sent:    make(chan struct{}),
-	}
+	f := &feed{wake: make(chan struct{}, 1), end: make(chan struct{}), sent: make(chan struct{})}
 	go func() {
 		defer close(f.sent)
-		for {
+		for last := false; !last; {
 			select {
-			case p := <-f.reports:
+			case <-f.wake:
+			case <-f.end:
+				last = true
+			}
+			for _, p := range f.take(last) {
 				// A stream that is broken ends the pull by its context.
 				_ = out.Send(&api.Progress{Layer: p.Layer, Done: p.Done, Total: p.Total, Status: p.Status})
-			case <-f.end:
-				return
 			}
 		}
 	}()
 	return f
 }
 
+// take gives what is pending, for the last time if last is set.
+func (f *feed) take(last bool) []imageservice.Progress {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.pending
+	f.pending, f.ended = nil, last
+	return p
+}
+
 func (f *feed) put(p imageservice.Progress) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ended {
+		return
+	}
+	same := func(q imageservice.Progress) bool { return q.Layer == p.Layer && q.Status == p.Status }
+	if i := slices.IndexFunc(f.pending, same); i >= 0 {
+		f.pending[i] = p
+	} else {
+		f.pending = append(f.pending, p)
+	}
 	select {
-	case f.reports <- p:
+	case f.wake <- struct{}{}:
 	default:
 	}
 }
 
-// stop returns when the stream is the caller's again. Reports may still come,
-// from a transfer that the pull shared with another, and go nowhere.
+// stop returns when all is sent and the stream is the caller's again. Reports
+// may still come, from a transfer that the pull shared with another, and go
+// nowhere.
 func (f *feed) stop() {
 	close(f.end)
 	<-f.sent
