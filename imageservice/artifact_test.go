@@ -3,6 +3,7 @@ package imageservice
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -20,6 +21,7 @@ import (
 	specs "github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/berth-runtime/berth/imageservice/manifest"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
@@ -192,6 +194,30 @@ func TestArtifactIsVerifiedAndRepaired(t *testing.T) {
 	}
 	if found := damage(t, s, false); len(found) > 0 {
 		t.Errorf("left %+v", found)
+	}
+	sound(t, s)
+}
+
+// As many files as an artifact may have are one mount, and each is its own.
+func TestArtifactOfManyFiles(t *testing.T) {
+	t.Parallel()
+	s := openStore(t)
+	ref := startRegistry(t) + "/many:v1"
+	var parts []part
+	for i := range manifest.MaxLayers {
+		name := fmt.Sprintf("shards/%d/model-%03d.bin", i%7, i)
+		parts = append(parts, titled(name, name))
+	}
+	pushArtifact(t, ref, parts...)
+	at := mountImage(t, s, "c-v0", mustPull(t, s, ref).ID)
+	for _, p := range parts {
+		if got := read(t, filepath.Join(at, p.title)); got != p.title {
+			t.Fatalf("%s has %q", p.title, got)
+		}
+	}
+	pushArtifact(t, ref, append(parts, titled("one more", ""))...)
+	if _, err := s.Pull(t.Context(), PullRequest{Ref: ref}); !errkind.Is(err, errkind.ResourceExhausted) {
+		t.Errorf("one file more: %v", err)
 	}
 	sound(t, s)
 }

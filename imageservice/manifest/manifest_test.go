@@ -1,9 +1,12 @@
 package manifest
 
 import (
+	"io/fs"
+	"path"
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
@@ -40,6 +43,10 @@ func TestChoose(t *testing.T) {
 			t.Errorf("%s: got %q, %v, not %q", c.arch, got.MediaType, err, c.want)
 		}
 	}
+	nameless := &v1.Index{Manifests: []v1.Descriptor{{MediaType: "a"}, {MediaType: "b"}}}
+	if _, err := choose(nameless, "amd64"); !errkind.Is(err, errkind.NotFound) || !strings.Contains(err.Error(), "2 entries") {
+		t.Errorf("an index without platforms: %v", err)
+	}
 	alone := &v1.Index{Manifests: []v1.Descriptor{{MediaType: "only"}}}
 	if got, err := choose(alone, "amd64"); err != nil || got.MediaType != "only" {
 		t.Errorf("an index of one: got %q, %v", got.MediaType, err)
@@ -75,11 +82,37 @@ func TestParseRefuses(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add("", []byte(`{"schemaVersion":2,"manifests":[]}`))
+	f.Add("", []byte(`{"schemaVersion":2,"config":{"mediaType":"a/b","digest":"sha256:`+strings.Repeat("a", 64)+`"},"layers":[{"mediaType":"a/b","digest":"sha256:`+
+		strings.Repeat("b", 64)+`","annotations":{"org.opencontainers.image.title":"x/y"}},{"mediaType":"c.tar","digest":"sha256:`+strings.Repeat("c", 64)+`"}]}`))
 	f.Fuzz(func(t *testing.T, mediaType string, b []byte) {
 		doc, err := Parse(mediaType, b)
 		if err == nil && (doc.Manifest == nil) == (doc.Index == nil) {
 			t.Errorf("neither manifest nor index, or both")
 		}
-		_, _ = ParseConfig(b)
+		c, err := ParseConfig(b)
+		if err != nil || c.Artifact == nil {
+			return
+		}
+		at := map[string]digest.Digest{}
+		for i := range c.Artifact.Parts {
+			p := &c.Artifact.Parts[i]
+			if !p.IsFile() {
+				continue
+			}
+			if !fs.ValidPath(p.File) || p.File == "." || strings.Contains("/"+p.File, "/.wh.") {
+				t.Errorf("%q is to be a file", p.File)
+			}
+			if of, taken := at[p.File]; taken && of != p.Blob {
+				t.Errorf("%q is to be %s and %s", p.File, of, p.Blob)
+			}
+			at[p.File] = p.Blob
+		}
+		for file := range at {
+			for dir := path.Dir(file); dir != "."; dir = path.Dir(dir) {
+				if at[dir] != "" {
+					t.Errorf("%q is to be below the file %q", file, dir)
+				}
+			}
+		}
 	})
 }

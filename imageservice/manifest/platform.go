@@ -49,6 +49,9 @@ func choose(i *v1.Index, arch string) (v1.Descriptor, error) {
 			}
 		}
 	}
+	if rank == len(order) && len(offered) == 0 {
+		return best, errkind.New(errkind.NotFound, "cannot choose from index: none of its %d entries says for which platform it is; pull one by its digest", len(i.Manifests))
+	}
 	if rank == len(order) {
 		return best, errkind.New(errkind.NotFound, "cannot choose from index: no image for linux/%s, only for %s",
 			arch, strings.Join(offered[:min(len(offered), 20)], ", "))
