@@ -135,14 +135,14 @@ func TestArtifactLivesAndGoesLikeAnImage(t *testing.T) {
 	needRoot(t)
 	s, ctx := openAt(t, root), t.Context()
 	host := startRegistry(t)
-	shared := titled("shared", strings.Repeat("x", 10000))
+	shared := titled("shared", strings.Repeat("x", 100000))
 	pushArtifact(t, host+"/a:1", shared, titled("own", strings.Repeat("y", 20000)))
 	pushArtifact(t, host+"/b:1", shared)
 	a, b := mustPull(t, s, host+"/a:1"), mustPull(t, s, host+"/b:1")
 	if a.ID == b.ID {
 		t.Fatal("two artifacts of one config are one image")
 	}
-	if a, _ = s.Status(ctx, a.ID); a.Size < 20000 || a.Size >= 20000+10000+4096 {
+	if a, _ = s.Status(ctx, a.ID); a.Size < 20000 || a.Size >= 100000 {
 		t.Errorf("%d bytes are said to go with it", a.Size)
 	}
 	before, _ := s.Usage(ctx)

@@ -178,9 +178,10 @@ func (s *Service) commit(row meta.Image, config manifest.Config, b bundle, holds
 	for i, h := range holds {
 		row.Layers = append(row.Layers, h.seq())
 		if h.flight != nil && !h.flight.committed {
-			l := h.flight.row(config.DiffIDs[i])
-			_, err := os.Lstat(s.splitFile(l.Seq))
-			l.Recorded = err == nil
+			l, err := s.account(h.flight.row(config.DiffIDs[i]))
+			if err != nil {
+				return Image{}, err
+			}
 			layers[l.Seq] = l
 		}
 	}
@@ -221,6 +222,29 @@ func (s *Service) commit(row meta.Image, config manifest.Config, b bundle, holds
 	}
 	s.publish()
 	return s.view.Load().image(row.ID), nil
+}
+
+// account completes the row of a layer with what lies beside its files.
+func (s *Service) account(l meta.Layer) (meta.Layer, error) {
+	beside, err := os.ReadDir(s.layerDir(l.Seq))
+	if err != nil {
+		return l, fmt.Errorf("cannot account for layer: %w", err)
+	}
+	l.Bytes += onDisk(1) // the directory itself
+	l.Inodes++
+	for _, e := range beside {
+		if e.IsDir() {
+			continue // fs, which was counted while it was unpacked
+		}
+		fi, err := e.Info()
+		if err != nil {
+			return l, fmt.Errorf("cannot account for layer: %w", err)
+		}
+		l.Bytes += onDisk(fi.Size())
+		l.Inodes++
+		l.Recorded = l.Recorded || e.Name() == splitName
+	}
+	return l, nil
 }
 
 // healed gives the images that have a broken layer of which there is now a

@@ -234,7 +234,7 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 		rec.Abort()
 		return unpack.Result{}, err
 	}
-	keep(ctx, rec, src, &r)
+	keep(ctx, rec, src)
 	if r.Alone() { // else settle changes it
 		if err := inventory.Write(filepath.Join(tmp, inventoryName), fsDir, r.Sums); err != nil {
 			return unpack.Result{}, err

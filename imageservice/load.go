@@ -11,7 +11,8 @@ import (
 )
 
 // Load reads the images of an archive that docker save or an OCI tool wrote,
-// compressed or not, and gives them in its order. progress may be nil.
+// compressed or not, and gives them in its order, each with the tags that the
+// archive gives it. progress may be nil.
 func (s *Service) Load(ctx context.Context, r io.Reader, progress func(Progress)) (images []Image, err error) {
 	dir, err := os.MkdirTemp(s.spoolDir(), "load-")
 	if err != nil {
@@ -46,6 +47,7 @@ func (s *Service) load(ctx context.Context, dir string, progress func(Progress))
 		if err != nil {
 			return images, kinded(err, "cannot load image %s", from.Name())
 		}
+		image.Tags = b.tags // it may have had others here
 		images = append(images, image)
 	}
 	return images, nil

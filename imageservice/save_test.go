@@ -90,3 +90,26 @@ func TestSavedByIDAnImageHasNoName(t *testing.T) {
 	}
 	sound(t, s)
 }
+
+// The answer of Load is about the archive, whatever else names the image here.
+func TestLoadTellsTheTagsOfTheArchive(t *testing.T) {
+	t.Parallel()
+	ctx, s := context.Background(), openStore(t)
+	ref := startRegistry(t) + "/x:1"
+	push(t, ref, makeImage(t, gzLayer(t, file("a", "1"))))
+	mustPull(t, s, ref)
+	archive := save(t, s, ArchiveDocker, ref)
+	if err := s.Tag(ctx, ref, "other:2"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		images, err := s.Load(ctx, bytes.NewReader(archive), nil)
+		if err != nil || len(images) != 1 || !slices.Equal(images[0].Tags, []string{ref}) {
+			t.Fatalf("loaded %+v, %v", images, err)
+		}
+		now, err := s.Status(ctx, ref)
+		if err != nil || len(now.Tags) != 2 {
+			t.Errorf("the store has %+v, %v", now, err)
+		}
+	}
+}

@@ -31,16 +31,11 @@ func (s *Service) record(dir string, src source) (*tarsplit.Recorder, error) {
 	return tarsplit.Record(filepath.Join(dir, splitName))
 }
 
-// keep ends a recording and accounts for it. A layer that cannot be recorded
-// is as good as any other for containers.
-func keep(ctx context.Context, rec *tarsplit.Recorder, src source, r *unpack.Result) {
-	size, err := rec.Finish()
-	switch {
-	case err != nil:
+// keep ends a recording. A layer that cannot be recorded is as good as any
+// other for containers.
+func keep(ctx context.Context, rec *tarsplit.Recorder, src source) {
+	if err := rec.Finish(); err != nil {
 		klog.FromContext(ctx).Error(err, "Layer can be used, but not saved or pushed", "diffID", src.diffID)
-	case size > 0:
-		r.Bytes += onDisk(size)
-		r.Inodes++
 	}
 }
 

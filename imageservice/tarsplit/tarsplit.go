@@ -128,19 +128,18 @@ func (f *feed) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Finish ends the journal, when the whole tar has passed, and gives its size.
-// If the tar could not be recorded, no journal is left.
-func (r *Recorder) Finish() (int64, error) {
+// Finish ends the journal, when the whole tar has passed. If the tar could not
+// be recorded, no journal is left.
+func (r *Recorder) Finish() error {
 	if r == nil {
-		return 0, nil
+		return nil
 	}
 	close(r.chunks)
 	<-r.done
-	fi, statErr := r.file.Stat()
-	if err := errors.Join(r.err, statErr, r.file.Close()); err != nil {
-		return 0, errors.Join(fmt.Errorf("cannot record tar: %w", err), os.Remove(r.file.Name()))
+	if err := errors.Join(r.err, r.file.Close()); err != nil {
+		return errors.Join(fmt.Errorf("cannot record tar: %w", err), os.Remove(r.file.Name()))
 	}
-	return fi.Size(), nil
+	return nil
 }
 
 // Abort ends the recording of a tar that was not unpacked. The journal is left

@@ -61,10 +61,8 @@ func recorded(t *testing.T, b []byte) (root, journal string) {
 	if _, err := io.Copy(io.Discard, src); err != nil {
 		t.Fatal(err)
 	}
-	size, err := r.Finish()
-	fi, statErr := os.Stat(journal)
-	if err != nil || statErr != nil || fi.Size() != size {
-		t.Fatalf("%d %v %v", size, err, statErr)
+	if err := r.Finish(); err != nil {
+		t.Fatal(err)
 	}
 	return root, journal
 }
@@ -138,7 +136,7 @@ func TestRecordingNeverHoldsUpTheUnpacker(t *testing.T) {
 	if n, err := io.Copy(io.Discard, r.Tee(bytes.NewReader(noise))); err != nil || n != int64(len(noise)) {
 		t.Errorf("%d %v", n, err)
 	}
-	if _, err := r.Finish(); err == nil {
+	if err := r.Finish(); err == nil {
 		t.Error("what is no tar was recorded")
 	}
 	if _, err := os.Stat(journal); !os.IsNotExist(err) {
@@ -153,7 +151,7 @@ func TestRecordingNeverHoldsUpTheUnpacker(t *testing.T) {
 	r.Abort()
 	var none *Recorder
 	none.Abort()
-	if n, err := none.Finish(); n != 0 || err != nil || none.Tee(nil) != nil {
+	if err := none.Finish(); err != nil || none.Tee(nil) != nil {
 		t.Error("a nil recorder does something")
 	}
 }
