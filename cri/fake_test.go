@@ -87,6 +87,22 @@ func (m *memPods) Remove(_ context.Context, v pod.View, id string) error {
 	return err
 }
 
+func (m *memPods) UpdatePod(_ context.Context, v pod.View, id string, overhead, resources spec.Resources) error {
+	done, err := m.begin()
+	defer done()
+	if err != nil {
+		return err
+	}
+	p := m.pods[id]
+	if p == nil || !visible(v, p.Origin) {
+		return absent("pod", id)
+	}
+	next := *p
+	next.Overhead, next.Resources = overhead, resources
+	m.pods[id] = &next
+	return nil
+}
+
 func (m *memPods) Pod(v pod.View, id string) (*pod.PodStatus, error) {
 	done, err := m.begin()
 	defer done()
@@ -225,10 +241,22 @@ func (m *memPods) Subscribe(ctx context.Context) <-chan pod.Event {
 	context.AfterFunc(ctx, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.subs = slices.DeleteFunc(m.subs, func(c chan pod.Event) bool { return c == ch })
-		close(ch)
+		if i := slices.Index(m.subs, ch); i >= 0 {
+			m.subs = slices.Delete(m.subs, i, i+1)
+			close(ch)
+		}
 	})
 	return ch
+}
+
+// cutOff ends all subscriptions, as of clients that fell behind.
+func (m *memPods) cutOff() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, ch := range m.subs {
+		close(ch)
+	}
+	m.subs = nil
 }
 
 func (m *memPods) subscribers() int {

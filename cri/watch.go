@@ -7,6 +7,7 @@ import (
 
 	"github.com/berth-runtime/berth/cri/translate"
 	"github.com/berth-runtime/berth/runtime/pod"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
 // ContainerStats samples one container.
@@ -50,12 +51,18 @@ func (s *Server) statsItems(ctx context.Context, f *criv1.ContainerStatsFilter) 
 	return items, nil
 }
 
-// GetContainerEvents sends what happens from now on until the client goes.
+// GetContainerEvents sends what happens from now on until the client goes. The
+// header goes out when nothing is missed any more: a client that has it may
+// look at the lists.
 func (s *Server) GetContainerEvents(_ *criv1.GetEventsRequest, out criv1.RuntimeService_GetContainerEventsServer) error {
 	// The subscription ends with this call, also when Send has failed.
 	ctx, cancel := context.WithCancel(out.Context())
 	defer cancel()
-	for e := range s.cfg.Pods.Subscribe(ctx) {
+	events := s.cfg.Pods.Subscribe(ctx)
+	if err := out.SendHeader(nil); err != nil {
+		return err
+	}
+	for e := range events {
 		if !s.sees(e) {
 			continue
 		}
@@ -63,7 +70,10 @@ func (s *Server) GetContainerEvents(_ *criv1.GetEventsRequest, out criv1.Runtime
 			return err
 		}
 	}
-	return out.Context().Err()
+	if err := out.Context().Err(); err != nil {
+		return err
+	}
+	return errkind.New(errkind.ResourceExhausted, "the events came faster than they were read: list pods and containers, then ask for events anew")
 }
 
 // sees tells whether an event is for this view.

@@ -57,17 +57,17 @@ func (s *Server) Wait(ctx context.Context, r *api.ContainerRequest) (*api.WaitRe
 	id := c.ID
 	for c.State != pod.StateExited {
 		e, ok := <-events
-		if !ok {
+		if !ok && ctx.Err() == nil {
+			events = s.cfg.Pods.Subscribe(ctx) // too many to keep; look once more
+		} else if !ok {
 			return nil, ctx.Err()
+		}
+		if ok && e.Pod != nil && e.Pod.ID != c.PodID {
+			continue
 		}
 		// A container that was removed at once is known by the event alone.
 		if seen := statusIn(e, id); seen != nil && seen.State == pod.StateExited {
 			c = seen
-			continue
-		}
-		// Events may be lost, but only while the channel is full; what was
-		// lost shows at the last look, taken when the channel is empty.
-		if len(events) > 0 {
 			continue
 		}
 		c, err = s.cfg.Pods.Container(pod.ViewAll, id)
