@@ -34,6 +34,12 @@ func (s *Server) RemovePodSandbox(ctx context.Context, r *criv1.RemovePodSandbox
 	return &criv1.RemovePodSandboxResponse{}, s.cfg.Pods.Remove(ctx, s.cfg.View, r.PodSandboxId)
 }
 
+// UpdatePodSandboxResources notes what the kubelet has set the pod's cgroup to.
+func (s *Server) UpdatePodSandboxResources(ctx context.Context, r *criv1.UpdatePodSandboxResourcesRequest) (*criv1.UpdatePodSandboxResourcesResponse, error) {
+	return &criv1.UpdatePodSandboxResourcesResponse{},
+		s.cfg.Pods.UpdatePod(ctx, s.cfg.View, r.PodSandboxId, translate.Resources(r.Overhead), translate.Resources(r.Resources))
+}
+
 // PodSandboxStatus tells the state of a pod. It leaves containers_statuses
 // and timestamp empty, together: they are a promise of evented PLEG.
 func (s *Server) PodSandboxStatus(_ context.Context, r *criv1.PodSandboxStatusRequest) (*criv1.PodSandboxStatusResponse, error) {
@@ -43,7 +49,7 @@ func (s *Server) PodSandboxStatus(_ context.Context, r *criv1.PodSandboxStatusRe
 	}
 	out := &criv1.PodSandboxStatusResponse{Status: translate.PodStatus(p)}
 	if r.Verbose {
-		out.Info = info(map[string]any{"netns": p.Netns, "origin": p.Origin, "config": p.Config})
+		out.Info = info(map[string]any{"netns": p.Netns, "origin": p.Origin, "config": p.Config, "overhead": p.Overhead, "resources": p.Resources})
 	}
 	return out, nil
 }

@@ -21,6 +21,7 @@ type Pods interface {
 	Run(ctx context.Context, v pod.View, cfg spec.Pod) (string, error)
 	Stop(ctx context.Context, v pod.View, id string) error
 	Remove(ctx context.Context, v pod.View, id string) error
+	UpdatePod(ctx context.Context, v pod.View, id string, overhead, resources spec.Resources) error
 	Pod(v pod.View, id string) (*pod.PodStatus, error)
 	Pods(v pod.View, f pod.PodFilter) []*pod.PodStatus
 

@@ -41,6 +41,8 @@ func Pod(c *criv1.PodSandboxConfig, handler string) (spec.Pod, error) {
 		RuntimeHandler: handler,
 		CgroupParent:   c.Linux.GetCgroupParent(),
 		Sysctls:        c.Linux.GetSysctls(),
+		Overhead:       Resources(c.Linux.GetOverhead()),
+		Resources:      Resources(c.Linux.GetResources()),
 	}
 	if err := podSecurity(&p, c.Linux.GetSecurityContext()); err != nil {
 		return spec.Pod{}, err

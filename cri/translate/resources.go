@@ -14,6 +14,9 @@ import (
 // its own, and this way it holds on cgroup v1 too.
 const pidsMax = "pids.max"
 
+// unlimited is the value of a unified key that sets no limit.
+const unlimited = "max"
+
 // Resources translates limits verbatim; nil is all unset.
 func Resources(r *criv1.LinuxContainerResources) spec.Resources {
 	out := spec.Resources{
@@ -27,7 +30,11 @@ func Resources(r *criv1.LinuxContainerResources) spec.Resources {
 		CpusetMems:  r.GetCpusetMems(),
 		Unified:     r.GetUnified(),
 	}
-	if n, err := strconv.ParseInt(out.Unified[pidsMax], 10, 64); err == nil && n > 0 {
+	n, err := strconv.ParseInt(out.Unified[pidsMax], 10, 64)
+	if out.Unified[pidsMax] == unlimited {
+		n, err = -1, nil
+	}
+	if err == nil && (n > 0 || n == -1) {
 		out.PidsLimit = n
 		out.Unified = maps.Clone(out.Unified)
 		delete(out.Unified, pidsMax)
@@ -55,11 +62,14 @@ func criResources(r spec.Resources) *criv1.LinuxContainerResources {
 		CpusetMems:             r.CpusetMems,
 		Unified:                r.Unified,
 	}
-	if r.PidsLimit > 0 {
+	if r.PidsLimit != 0 {
 		if out.Unified = maps.Clone(r.Unified); out.Unified == nil {
 			out.Unified = map[string]string{}
 		}
-		out.Unified[pidsMax] = strconv.FormatInt(r.PidsLimit, 10)
+		out.Unified[pidsMax] = unlimited
+		if r.PidsLimit > 0 {
+			out.Unified[pidsMax] = strconv.FormatInt(r.PidsLimit, 10)
+		}
 	}
 	for _, size := range slices.Sorted(maps.Keys(r.Hugepages)) {
 		out.HugepageLimits = append(out.HugepageLimits, &criv1.HugepageLimit{PageSize: size, Limit: r.Hugepages[size]})

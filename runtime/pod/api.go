@@ -56,6 +56,8 @@ type PodStatus struct {
 	CreatedAt time.Time
 	Addresses []netip.Addr // primary first; none on the host network
 	Netns     string       // path; empty on the host network
+	Overhead  spec.Resources
+	Resources spec.Resources // the containers' sum; both as the client last said
 }
 
 // ContainerStatus is an immutable snapshot of a container.

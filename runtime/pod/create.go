@@ -26,6 +26,9 @@ import (
 // pod joins the first; one for a container that is no longer merely created
 // is errkind.AlreadyExists.
 func (t *Table) Create(ctx context.Context, v View, podID string, cfg spec.Container) (string, error) {
+	if err := checkResources(cfg.Resources); err != nil {
+		return "", fmt.Errorf("cannot create container %s: %w", cfg.Metadata.Name, err)
+	}
 	p, err := t.findPod(v, podID)
 	if err != nil {
 		return "", err

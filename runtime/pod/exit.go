@@ -12,6 +12,7 @@ import (
 
 	"github.com/berth-runtime/berth/runtime/shimrpc"
 	"github.com/berth-runtime/berth/runtime/spec"
+	"github.com/berth-runtime/berth/runtime/sys/cgroup"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
@@ -40,7 +41,7 @@ func (t *Table) publishExit(ctx context.Context, c *container, e shimrpc.Exited)
 	if rec.Phase == phaseExited || rec.Phase == phaseCreating {
 		return
 	}
-	exit := &spec.Exit{Code: e.Code, At: e.At, OOM: t.oomKills(c) > 0}
+	exit := &spec.Exit{Code: e.Code, At: e.At, OOM: t.endedByOOM(c, e.Code)}
 	if exit.At.Before(rec.StartedAt) {
 		exit.At = rec.StartedAt
 	}
@@ -170,11 +171,15 @@ func (t *Table) stopContainer(ctx context.Context, c *container, grace time.Dura
 			return err
 		}
 	}
-	if err := rec.Process.Signal(unix.SIGKILL); err != nil {
+	if err := c.kill(rec); err != nil {
 		return err
 	}
+	_, group := t.cgroup(c.pod.config.CgroupParent, c.id)
 	for end := time.Now().Add(killTime); rec.Process.Alive(); {
 		if ended, err := c.await(ctx, killPause); ended || err != nil {
+			return err
+		}
+		if err := cgroup.Thaw(group); err != nil {
 			return err
 		}
 		if time.Now().After(end) {
@@ -213,6 +218,16 @@ func (c *container) signalOnce(rec containerRecord) error {
 	return rec.Process.Signal(sig)
 }
 
+// kill sends SIGKILL, and remembers that it was not the kernel's OOM killer.
+func (c *container) kill(rec containerRecord) error {
+	if rec.Process.Alive() {
+		c.mu.Lock()
+		c.killed = true
+		c.mu.Unlock()
+	}
+	return rec.Process.Signal(unix.SIGKILL)
+}
+
 // await waits for the exit to be published.
 func (c *container) await(ctx context.Context, d time.Duration) (bool, error) {
 	timer := time.NewTimer(d)
@@ -240,6 +255,9 @@ func (t *Table) Signal(_ context.Context, v View, id, signal string) error {
 	rec := c.record()
 	if rec.Phase != phaseRunning {
 		return errkind.New(errkind.FailedPrecondition, "container %s is %s, not running", c.id, rec.Phase)
+	}
+	if sig == unix.SIGKILL {
+		return c.kill(rec)
 	}
 	return rec.Process.Signal(sig)
 }

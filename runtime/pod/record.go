@@ -58,6 +58,9 @@ type containerRecord struct {
 	Resources    spec.Resources `json:"resources"`
 	Process      pidfd.Process  `json:"process"`
 	Exit         *spec.Exit     `json:"exit,omitempty"`
+	// OOMBefore is how many OOM kills the parent cgroup had counted when the
+	// container was started.
+	OOMBefore uint64 `json:"oom_before,omitempty"`
 }
 
 // Where things of a pod and a container are. Every name derives from the id,

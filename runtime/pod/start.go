@@ -64,7 +64,8 @@ func (t *Table) failStart(ctx context.Context, c *container, why error) error {
 func (t *Table) startPlan(c *container) steps.Plan {
 	return steps.Plan{Verb: "container.start", Observe: t.cfg.Observe, Steps: []steps.Step{
 		{Name: "record", Do: func(context.Context) error {
-			return t.setContainer(c, func(r *containerRecord) { r.Phase = phaseStarting })
+			kills := t.neighbourhoodKills(c)
+			return t.setContainer(c, func(r *containerRecord) { r.Phase, r.OOMBefore = phaseStarting, kills })
 		}},
 		{Name: "exec", Do: func(ctx context.Context) error { return t.exec(ctx, c) }},
 		{Name: "commit", Do: func(context.Context) error {

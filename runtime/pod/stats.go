@@ -2,14 +2,7 @@ package pod
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
-
-	"github.com/berth-runtime/berth/runtime/spec"
-	"github.com/berth-runtime/berth/runtime/sys/cgroup"
-	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
 // Stats samples one container. For one that does not run only the writable
@@ -70,72 +63,4 @@ func remaining(limit, used *uint64) *uint64 {
 	}
 	left := *limit - min(*limit, *used)
 	return &left
-}
-
-// Update changes the limits of a created or running container; zero fields
-// stay as they are. The kernel's answer decides before anything is recorded.
-func (t *Table) Update(ctx context.Context, v View, id string, r spec.Resources) error {
-	c, err := t.findContainer(v, id)
-	if err != nil {
-		return err
-	}
-	return t.detached(ctx, func(ctx context.Context) error { return t.update(ctx, c, r) })
-}
-
-func (t *Table) update(ctx context.Context, c *container, r spec.Resources) error {
-	c.op.Lock()
-	defer c.op.Unlock()
-	rec := c.record()
-	if rec.Phase != phaseRunning && rec.Phase != phaseCreated {
-		return errkind.New(errkind.FailedPrecondition, "cannot update container %s: it is %s", c.id, rec.Phase)
-	}
-	merged := mergeResources(rec.Resources, r)
-	b, err := json.Marshal(spec.LinuxResources(merged, cgroup.Unified(), !cgroup.SwapLimit()))
-	if err != nil {
-		return err
-	}
-	file := filepath.Join(t.bundle(c.id), "resources.json")
-	if err := os.WriteFile(file, b, 0o600); err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(file) }()
-	shim, err := t.shims.client(ctx, c.pod.id)
-	if err != nil {
-		return err
-	}
-	if err := shim.Update(ctx, c.id, file); err != nil {
-		return fmt.Errorf("cannot update container %s: %w", c.id, err)
-	}
-	return t.setContainer(c, func(rec *containerRecord) { rec.Resources = merged })
-}
-
-// mergeResources lays the set fields of r over old.
-func mergeResources(old, r spec.Resources) spec.Resources {
-	for _, f := range []struct{ dst, src *int64 }{
-		{&old.CPUPeriod, &r.CPUPeriod}, {&old.CPUQuota, &r.CPUQuota}, {&old.CPUShares, &r.CPUShares},
-		{&old.Memory, &r.Memory}, {&old.MemorySwap, &r.MemorySwap}, {&old.PidsLimit, &r.PidsLimit},
-	} {
-		if *f.src != 0 {
-			*f.dst = *f.src
-		}
-	}
-	if r.CpusetCPUs != "" {
-		old.CpusetCPUs = r.CpusetCPUs
-	}
-	if r.CpusetMems != "" {
-		old.CpusetMems = r.CpusetMems
-	}
-	merged := make(map[string]string, len(old.Unified)+len(r.Unified))
-	for _, m := range []map[string]string{old.Unified, r.Unified} {
-		for k, v := range m {
-			merged[k] = v
-		}
-	}
-	if len(merged) > 0 {
-		old.Unified = merged
-	}
-	if len(r.Hugepages) > 0 {
-		old.Hugepages = r.Hugepages
-	}
-	return old
 }

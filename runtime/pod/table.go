@@ -22,7 +22,6 @@ import (
 	"github.com/berth-runtime/berth/runtime/state"
 	"github.com/berth-runtime/berth/runtime/stats"
 	"github.com/berth-runtime/berth/runtime/steps"
-	"github.com/berth-runtime/berth/runtime/sys/cgroup"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
@@ -117,6 +116,7 @@ type container struct {
 	mu       sync.Mutex // guards what follows; never held across I/O
 	rec      containerRecord
 	stopSent bool       // the stop signal goes out once
+	killed   bool       // a stop, or a signal by request, has killed it
 	nudged   bool       // somebody looks for the exit already
 	held     []*os.File // FIFOs, held a second time
 	pidfd    *os.File   // likewise
@@ -396,14 +396,4 @@ func (t *Table) setExited(ctx context.Context, c *container, exit *spec.Exit) {
 		t.publish()
 	}
 	c.markExited()
-}
-
-// oomKills counts the OOM kills in the container's cgroup so far.
-func (t *Table) oomKills(c *container) uint64 {
-	_, path := t.cgroup(c.pod.config.CgroupParent, c.id)
-	n, err := cgroup.OOMKills(path)
-	if err != nil {
-		return 0 // the group is gone: nothing to tell from
-	}
-	return n
 }

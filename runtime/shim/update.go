@@ -1,14 +1,20 @@
 package shim
 
 import (
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-runtime/berth/runtime/sys/cgroup"
 )
 
 // update changes limits of a running container; what the file does not set
-// stays as it is.
+// stays as it is. All of it holds or none: libcontainer writes one controller
+// after the other, and its own undo knows no value for what was unlimited.
 func (s *server) update(id, file string) error {
 	unlock := s.ids.Lock(id)
 	defer unlock()
@@ -27,11 +33,15 @@ func (s *server) update(id, file string) error {
 	res.SkipDevices = true
 	group.Resources = &res
 	config.Cgroups = &group
+	before, err := cgroup.ReadLimits(c.cgroup, slices.Collect(maps.Keys(r.Unified))...)
+	if err != nil {
+		return fmt.Errorf("cannot update container %s: %w", id, err)
+	}
 	err = c.lc.Set(config)
 	// Start refuses a container with the flag set, and an exec is a Start.
 	res.SkipDevices = false
 	if err != nil {
-		return classify(fmt.Errorf("cannot update container %s: %w", id, err), err)
+		return classify(fmt.Errorf("cannot update container %s: %w", id, errors.Join(err, before.Restore())), err)
 	}
 	return nil
 }

@@ -70,9 +70,12 @@ type Pod struct {
 	RuntimeHandler string            `json:"runtime_handler,omitempty"`
 	CgroupParent   string            `json:"cgroup_parent,omitempty"`
 	Sysctls        map[string]string `json:"sysctls,omitempty"`
-	Namespaces     Namespaces        `json:"namespaces"`
-	Privileged     bool              `json:"privileged,omitempty"`
-	Seccomp        *Seccomp          `json:"seccomp,omitempty"`
+	// Overhead and Resources are sums for information; they limit nothing.
+	Overhead   Resources  `json:"overhead,omitzero"`
+	Resources  Resources  `json:"resources,omitzero"`
+	Namespaces Namespaces `json:"namespaces"`
+	Privileged bool       `json:"privileged,omitempty"`
+	Seccomp    *Seccomp   `json:"seccomp,omitempty"`
 }
 
 // SeccompMode is one of CRI's three profile types.

@@ -27,6 +27,25 @@ func Procs(path string) ([]int, error) { return local().procs(path) }
 // signal is sent once. An absent group is success.
 func Kill(path string, sig unix.Signal) error { return local().kill(path, sig) }
 
+// Thaw lets the processes of the group and those below run again that a v1
+// freezer stopped: until then none of them takes SIGKILL. On v2 they do.
+func Thaw(path string) error {
+	dirs, err := local().owned(path)
+	if err == nil {
+		thaw(dirs)
+	}
+	return err
+}
+
+func thaw(dirs []string) {
+	for _, dir := range dirs {
+		_ = walk(dir, func(dir string) error {
+			_ = writeFile(filepath.Join(dir, "freezer.state"), "THAWED") // most hierarchies have none
+			return nil
+		})
+	}
+}
+
 // OOMKills counts the processes of the group and those below that the
 // kernel's OOM killer ended. The error of an absent group is os.ErrNotExist.
 func OOMKills(path string) (uint64, error) { return local().oomKills(path) }
@@ -75,13 +94,7 @@ func (h host) kill(path string, sig unix.Signal) error {
 		if err != nil || len(left) == 0 {
 			return err
 		}
-		for _, dir := range dirs {
-			// A process in a frozen v1 group takes the signal when thawed.
-			_ = walk(dir, func(dir string) error {
-				_ = writeFile(filepath.Join(dir, "freezer.state"), "THAWED")
-				return nil
-			})
-		}
+		thaw(dirs)
 		if time.Now().After(deadline) {
 			return fmt.Errorf("cannot kill cgroup %s: processes %v are still there after %s", path, left, killTimeout)
 		}
