@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -23,6 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -397,5 +399,34 @@ func TestImageVolumeForAHandlerThatIsNotThere(t *testing.T) {
 		if text := status.Convert(err).Message(); err != nil && !strings.HasPrefix(text, "ImageVolumeMountFailed: mount at /data: ") {
 			t.Errorf("the text is %q", text)
 		}
+	}
+}
+
+// Removals of one image at a time all succeed, and each that has returned is true.
+func TestFiveRemovalsAtOnce(t *testing.T) {
+	t.Parallel()
+	c, host := startImages(t), startRegistry(t)
+	id, _ := put(t, host+"/app:1", madeImage(t, "x", ""))
+	for range 5 {
+		c.pull(t, host+"/app:1")
+		var g errgroup.Group
+		for range 5 {
+			g.Go(func() error {
+				if _, err := c.RemoveImage(t.Context(), &criv1.RemoveImageRequest{Image: specOf(id)}); err != nil {
+					return err
+				}
+				r, err := c.ImageStatus(t.Context(), &criv1.ImageStatusRequest{Image: specOf(id)})
+				if err == nil && r.Image != nil {
+					err = fmt.Errorf("after its removal there is %v", r.Image)
+				}
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+	if used, inodes := c.usedBytes(t); used != 0 || inodes != 0 {
+		t.Errorf("left %d bytes, %d inodes", used, inodes)
 	}
 }

@@ -91,9 +91,9 @@ func TestImagesText(t *testing.T) {
 	var out bytes.Buffer
 	c := &cli{out: &out, output: "table", now: func() time.Time { return now }}
 	id := "sha256:0123456789abcdef"
-	rows := imageRows(&criv1.Image{Id: id, RepoTags: []string{"docker.io/library/web:2", "docker.io/library/web:1"}, Size: 187_654_321}, now.Add(-72*time.Hour), false)
-	rows = append(rows, imageRows(&criv1.Image{Id: id, RepoDigests: []string{"h:5000/app@sha256:ab"}, Size: 900}, time.Time{}, false)...)
-	rows = append(rows, imageRows(&criv1.Image{Id: id, Size: 1_000}, time.Time{}, false)...)
+	rows := imageRows(api.Image{ID: id, Tags: []string{"docker.io/library/web:2", "docker.io/library/web:1"}, Size: 187_654_321, Created: now.Add(-72 * time.Hour)}, false)
+	rows = append(rows, imageRows(api.Image{ID: id, Digests: []string{"h:5000/app@sha256:ab"}, Size: 900}, false)...)
+	rows = append(rows, imageRows(api.Image{ID: id, Size: 1_000}, false)...)
 	if err := c.printImages(rows); err != nil {
 		t.Fatal(err)
 	}

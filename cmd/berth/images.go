@@ -8,7 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-runtime/berth/cri/admin/api"
 )
 
 func imagesVerb(c *cli) *cobra.Command {
@@ -21,25 +22,19 @@ func imagesVerb(c *cli) *cobra.Command {
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "ids only")
 	cmd.Flags().BoolVar(&full, "no-trunc", false, "do not shorten anything")
 	return c.verb(cmd, cobra.NoArgs, func(ctx context.Context, cl *client, _ []string) error {
-		list, err := cl.image.ListImages(ctx, &criv1.ListImagesRequest{})
+		list, err := cl.admin.Images(ctx)
 		if err != nil {
 			return cannot(err, "list the images")
 		}
 		if quiet {
-			for _, img := range list.Images {
-				fmt.Fprintln(c.out, short(img.Id, full))
+			for _, img := range list {
+				fmt.Fprintln(c.out, short(img.ID, full))
 			}
 			return nil
 		}
 		var rows []imageRow
-		for _, img := range list.Images {
-			// CRI does not tell when an image was made. An image that went
-			// meanwhile, or cannot be read, is listed without it.
-			var created time.Time
-			if info, err := cl.admin.InspectImage(ctx, img.Id); err == nil {
-				created = info.Created
-			}
-			rows = append(rows, imageRows(img, created, full || c.output == "json")...)
+		for _, img := range list {
+			rows = append(rows, imageRows(img, full || c.output == "json")...)
 		}
 		return c.printImages(rows)
 	})
@@ -54,11 +49,11 @@ type imageRow struct {
 	Size       uint64    `json:"size"`
 }
 
-func imageRows(img *criv1.Image, created time.Time, full bool) []imageRow {
-	row := imageRow{Repository: "<none>", Tag: "<none>", ID: short(img.Id, full), Created: created, Size: img.Size}
-	refs := img.RepoTags
+func imageRows(img api.Image, full bool) []imageRow {
+	row := imageRow{Repository: "<none>", Tag: "<none>", ID: short(img.ID, full), Created: img.Created, Size: img.Size}
+	refs := img.Tags
 	if len(refs) == 0 {
-		refs = img.RepoDigests[:min(1, len(img.RepoDigests))]
+		refs = img.Digests[:min(1, len(img.Digests))]
 	}
 	if len(refs) == 0 {
 		return []imageRow{row}

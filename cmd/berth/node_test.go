@@ -368,14 +368,25 @@ func (n *node) ContainerStats(_ context.Context, r *criv1.ContainerStatsRequest)
 	}}, nil
 }
 
-func (n *node) ListImages(context.Context, *criv1.ListImagesRequest) (*criv1.ListImagesResponse, error) {
+func (n *node) Images(context.Context, *api.Empty) (*api.ImageList, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	r := &criv1.ListImagesResponse{}
+	r := &api.ImageList{}
 	for _, img := range n.images {
-		r.Images = append(r.Images, img)
+		r.Images = append(r.Images, n.image(img))
 	}
 	return r, nil
+}
+
+// image is what the list tells of an image. mu is held.
+func (n *node) image(img *criv1.Image) api.Image {
+	out := api.Image{ID: img.Id, Tags: img.RepoTags, Size: img.Size, Created: time.Now().Add(-72 * time.Hour)}
+	for id, c := range n.containers {
+		if c.ImageId == img.Id {
+			out.Containers = append(out.Containers, id)
+		}
+	}
+	return out
 }
 
 func (n *node) ImageStatus(_ context.Context, r *criv1.ImageStatusRequest) (*criv1.ImageStatusResponse, error) {
@@ -452,21 +463,13 @@ func (n *node) InspectImage(_ context.Context, r *api.ImageRequest) (*api.Image,
 	if img == nil {
 		return nil, status.Errorf(codes.NotFound, "there is no image %s", r.Ref)
 	}
-	var users []string
-	for id, c := range n.containers {
-		if c.ImageId == img.Id {
-			users = append(users, id)
-		}
+	out := n.image(img)
+	out.Config = []byte(`{"Entrypoint":["/entry"],"Cmd":["serve"]}`)
+	out.History = []api.History{
+		{CreatedBy: "COPY x /  # with\tspaces", Comment: "by hand", DiffID: "sha256:" + strings.Repeat("cd", 32), Size: 4_200_000},
+		{CreatedBy: `CMD ["serve"]`},
 	}
-	return &api.Image{
-		Containers: users,
-		ID:         img.Id, Tags: img.RepoTags, Size: img.Size, Created: time.Now().Add(-72 * time.Hour),
-		Config: []byte(`{"Entrypoint":["/entry"],"Cmd":["serve"]}`),
-		History: []api.History{
-			{CreatedBy: "COPY x /  # with\tspaces", Comment: "by hand", DiffID: "sha256:" + strings.Repeat("cd", 32), Size: 4_200_000},
-			{CreatedBy: `CMD ["serve"]`},
-		},
-	}, nil
+	return &out, nil
 }
 
 func (n *node) Logs(r *api.LogsRequest, s grpc.ServerStreamingServer[api.LogLine]) error {

@@ -11,33 +11,29 @@ import (
 	"github.com/berth-runtime/berth/runtime/pod"
 )
 
+// Images tells of all images what is at hand.
+func (s *Server) Images(ctx context.Context, _ *api.Empty) (*api.ImageList, error) {
+	all, err := s.cfg.Images.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &api.ImageList{Images: []api.Image{}}
+	users := s.users()
+	for _, img := range all {
+		out.Images = append(out.Images, image(img, users))
+	}
+	return out, nil
+}
+
 // InspectImage tells all of an image.
 func (s *Server) InspectImage(ctx context.Context, r *api.ImageRequest) (*api.Image, error) {
 	img, err := s.cfg.Images.Status(ctx, r.Ref)
 	if err != nil {
 		return nil, err
 	}
-	config, err := json.Marshal(img.Config)
-	if err != nil {
+	out := image(img, s.users())
+	if out.Config, err = json.Marshal(img.Config); err != nil {
 		return nil, fmt.Errorf("cannot show the configuration of image %s: %w", img.ID, err)
-	}
-	out := &api.Image{
-		ID: img.ID, Tags: img.Tags, Digests: img.Digests, Size: img.Size,
-		Pinned: img.Pinned, Created: img.Created, Config: config,
-	}
-	for _, l := range img.Layers {
-		out.Layers = append(out.Layers, api.Layer{DiffID: string(l.DiffID), Size: int64(l.Size)})
-	}
-	if a := img.Artifact; a != nil {
-		out.Artifact = &api.Artifact{Type: a.Type}
-		for _, p := range a.Parts {
-			out.Artifact.Files = append(out.Artifact.Files, api.ArtifactFile{Path: p.File, Digest: p.Blob.String(), Size: p.Size})
-		}
-	}
-	for _, c := range s.cfg.Pods.Containers(pod.ViewAll, pod.ContainerFilter{}) {
-		if slices.Contains(imagesOf(c), img.ID) {
-			out.Containers = append(out.Containers, c.ID)
-		}
 	}
 	history, err := s.cfg.Images.History(ctx, img.ID)
 	if err != nil {
@@ -48,7 +44,38 @@ func (s *Server) InspectImage(ctx context.Context, r *api.ImageRequest) (*api.Im
 			Created: h.Created, CreatedBy: h.CreatedBy, Comment: h.Comment, DiffID: string(h.DiffID), Size: int64(h.Size),
 		})
 	}
-	return out, nil
+	return &out, nil
+}
+
+// image translates an image; users are the containers of each.
+func image(img imageservice.Image, users map[string][]string) api.Image {
+	out := api.Image{
+		ID: img.ID, Tags: img.Tags, Digests: img.Digests, Size: img.Size,
+		Pinned: img.Pinned, Created: img.Created, Containers: users[img.ID],
+	}
+	for _, l := range img.Layers {
+		out.Layers = append(out.Layers, api.Layer{DiffID: string(l.DiffID), Size: int64(l.Size)})
+	}
+	if a := img.Artifact; a != nil {
+		out.Artifact = &api.Artifact{Type: a.Type}
+		for _, p := range a.Parts {
+			out.Artifact.Files = append(out.Artifact.Files, api.ArtifactFile{Path: p.File, Digest: p.Blob.String(), Size: p.Size})
+		}
+	}
+	return out
+}
+
+// users lists the containers that were made of each image or mount it.
+func (s *Server) users() map[string][]string {
+	users := map[string][]string{}
+	for _, c := range s.cfg.Pods.Containers(pod.ViewAll, pod.ContainerFilter{}) {
+		for _, id := range imagesOf(c) {
+			if !slices.Contains(users[id], c.ID) {
+				users[id] = append(users[id], c.ID)
+			}
+		}
+	}
+	return users
 }
 
 // imagesOf lists the images that a container was made of or mounts.

@@ -270,6 +270,10 @@ func TestSimpleCallsRoundTrip(t *testing.T) {
 	if _, err := c.InspectImage(ctx, "b"); status.Code(err) != codes.NotFound {
 		t.Errorf("inspect of an absent image: %v", err)
 	}
+	if all, err := c.Images(ctx); err != nil || len(all) != 1 || all[0].ID != img.ID || !all[0].Created.Equal(img.Created) ||
+		!reflect.DeepEqual(all[0].Containers, []string{"c"}) || all[0].History != nil {
+		t.Errorf("images: %+v, %v", all, err)
+	}
 	if !reflect.DeepEqual(i.Containers, []string{"c"}) || i.Artifact != nil {
 		t.Errorf("inspect: %+v", i)
 	}

@@ -80,6 +80,15 @@ func (c *Client) Tag(ctx context.Context, source, target string) error {
 	return err
 }
 
+// Images tells of all images, by id.
+func (c *Client) Images(ctx context.Context) ([]Image, error) {
+	r, err := call[ImageList](ctx, c, "Images", &Empty{})
+	if err != nil {
+		return nil, err
+	}
+	return r.Images, nil
+}
+
 // InspectImage tells all of an image.
 func (c *Client) InspectImage(ctx context.Context, ref string) (*Image, error) {
 	return call[Image](ctx, c, "InspectImage", &ImageRequest{Ref: ref})

@@ -6,6 +6,11 @@ import (
 	"time"
 )
 
+// ImageList has all images, by id.
+type ImageList struct {
+	Images []Image `json:"images"`
+}
+
 // History is one command of the build of an image.
 type History struct {
 	Created   time.Time `json:"created,omitzero"`

@@ -28,6 +28,9 @@ type Server interface {
 	Prune(context.Context, *PruneRequest) (*PruneResult, error)
 	// ExplainRegistry tells where a pull of a reference would look, in order.
 	ExplainRegistry(context.Context, *ExplainRequest) (*RegistryExplanation, error)
+	// Images tells of all images what InspectImage does, but for configuration
+	// and history.
+	Images(context.Context, *Empty) (*ImageList, error)
 	// InspectImage tells all of an image; NotFound where there is none.
 	InspectImage(context.Context, *ImageRequest) (*Image, error)
 	// Logs sends the lines of a container's log.
@@ -61,6 +64,7 @@ var serviceDesc = grpc.ServiceDesc{
 		unary("Untag", Server.Untag),
 		unary("Prune", Server.Prune),
 		unary("ExplainRegistry", Server.ExplainRegistry),
+		unary("Images", Server.Images),
 		unary("InspectImage", Server.InspectImage),
 		unary("Wait", Server.Wait),
 		unary("Signal", Server.Signal),
