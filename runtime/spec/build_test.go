@@ -2,10 +2,6 @@ package spec
 
 import (
 	"encoding/json"
-	"flag"
-	"os"
-	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -60,80 +56,6 @@ func mustBuild(t *testing.T, in Input) *specs.Spec {
 		t.Fatal(err)
 	}
 	return s
-}
-
-var update = flag.Bool("update", false, "write the golden files anew")
-
-func TestGolden(t *testing.T) {
-	t.Parallel()
-	privileged, onHost, v2 := input(), input(), input()
-
-	privileged.Pod.Privileged, privileged.Container.Security.Privileged = true, true
-	privileged.Container.Security.Seccomp = &Seccomp{Mode: SeccompDefault}
-	privileged.Container.Security.AppArmor = "ignored"
-	privileged.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActErrno}
-	privileged.HostDevices = []specs.LinuxDevice{{Path: "/dev/kmsg", Type: "c", Major: 1, Minor: 11}}
-	privileged.HostCaps = []string{"CAP_SYS_ADMIN", "CAP_CHOWN"}
-
-	onHost.Container.Security.Namespaces = Namespaces{Network: ModeNode, PID: ModeNode, IPC: ModeNode}
-	onHost.NamespacePaths = nil
-	onHost.Container.TTY = true
-	onHost.Container.Command, onHost.Container.WorkingDir = []string{"sh"}, "/tmp"
-	onHost.Container.Security.ReadonlyRootfs, onHost.Container.Security.NoNewPrivs = true, true
-
-	v2.CgroupV2 = true
-	v2.Container.Security.CapAdd, v2.Container.Security.CapDrop = []string{"net_admin"}, []string{"ALL"}
-	v2.Container.Security.CapAmbient = []string{"CAP_NET_ADMIN"}
-	v2.Container.Security.Seccomp, v2.Seccomp = &Seccomp{Mode: SeccompDefault}, &specs.LinuxSeccomp{DefaultAction: specs.ActErrno}
-	v2.Container.Security.AppArmor = "berth-default"
-
-	for name, in := range map[string]Input{"plain": input(), "privileged": privileged, "host": onHost, "v2": v2} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			got, err := json.MarshalIndent(mustBuild(t, in), "", "\t")
-			if err != nil {
-				t.Fatal(err)
-			}
-			file := filepath.Join("testdata", name+".json")
-			if *update {
-				if err := os.WriteFile(file, append(got, '\n'), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if string(got)+"\n" != string(want) {
-				t.Errorf("differs from %s; run the test with -update and look at the difference\n%s", file, got)
-			}
-		})
-	}
-}
-
-// TestTaint sets everything that an image's author can set and expects that
-// only the process differs, and in it neither user nor capabilities.
-func TestTaint(t *testing.T) {
-	t.Parallel()
-	in := input()
-	in.Image.Entrypoint = []string{"/entry"}
-	clean := mustBuild(t, in)
-	const evil = "EVIL"
-	in.Image = &ImageConfig{
-		ID: evil, Ref: evil, Name: evil, Entrypoint: []string{evil}, Cmd: []string{evil}, Env: []string{"EVIL=EVIL", "PATH=" + evil},
-		User: evil, WorkingDir: evil, StopSignal: evil, Volumes: []string{evil, "/proc", "/etc"},
-		Labels: map[string]string{"io.kubernetes.cri.container-type": "sandbox", evil: evil, "cdi.k8s.io/x": "vendor/class=all"},
-	}
-	tainted := mustBuild(t, in)
-	if want := []string{evil, evil}; !slices.Equal(tainted.Process.Args, want) {
-		t.Errorf("args %v, want %v", tainted.Process.Args, want)
-	}
-	for _, s := range []*specs.Spec{clean, tainted} {
-		s.Process.Args, s.Process.Env, s.Process.Cwd = nil, nil, ""
-	}
-	if !reflect.DeepEqual(clean, tainted) {
-		t.Errorf("the image changed more than the process:\n%+v\n%+v", clean, tainted)
-	}
 }
 
 func TestCommandLine(t *testing.T) {
