@@ -43,7 +43,7 @@ type cgroupConfig struct {
 }
 
 type shimConfig struct {
-	Group    string `toml:"group,commented" comment:"\"node\": one shim for all pods, which takes the least memory. \"pod\": one for\neach pod."`
+	Group    string `toml:"group,commented" comment:"\"node\": one shim for all pods, which takes the least memory. \"pod\": one for\neach pod. Pods that run keep the shim they have."`
 	Path     string `toml:"path,commented" comment:"Empty: berth-shim beside berthd."`
 	InitPath string `toml:"init_path,commented" comment:"First process of pods that share a PID namespace. Empty: berth-init beside\nberthd."`
 }

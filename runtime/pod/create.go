@@ -244,7 +244,7 @@ func (t *Table) writeSpec(ctx context.Context, c *container) error {
 }
 
 func (t *Table) createInShim(ctx context.Context, c *container) error {
-	shim, err := t.shims.client(ctx, c.pod.id)
+	shim, err := t.shims.client(ctx, c.pod)
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func (t *Table) ExecSync(ctx context.Context, v View, id string, args []string, 
 }
 
 func (t *Table) execSync(ctx context.Context, c *container, args []string) (ExecResult, error) {
-	shim, err := t.shims.client(ctx, c.pod.id)
+	shim, err := t.shims.client(ctx, c.pod)
 	if err != nil {
 		return ExecResult{}, err
 	}

@@ -54,7 +54,7 @@ func (t *Table) startInit(ctx context.Context, p *Pod) error {
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), b, 0o600); err != nil {
 		return err
 	}
-	shim, err := t.shims.client(ctx, p.id)
+	shim, err := t.shims.client(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func (t *Table) deleteFromShim(ctx context.Context, p *Pod, id string) error {
 			return err
 		}
 	}
-	if err := t.shims.delete(ctx, p.id, id); err != nil {
+	if err := t.shims.delete(ctx, p, id); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(filepath.Join(t.libcontainerRoot(), id)); err != nil {

@@ -30,6 +30,7 @@ type podRecord struct {
 	ID        string        `json:"id"`
 	BootID    string        `json:"boot_id"`
 	Origin    Origin        `json:"origin"`
+	ShimGroup ShimGroup     `json:"shim_group"` // whose shim holds its processes
 	Config    spec.Pod      `json:"config"`
 	Phase     phase         `json:"phase"`
 	CreatedAt time.Time     `json:"created_at"`

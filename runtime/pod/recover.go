@@ -101,7 +101,10 @@ func (t *Table) setAside(aside func(id string) (string, error), id string) error
 }
 
 func (t *Table) addPod(id string, rec podRecord) *Pod {
-	p := &Pod{id: id, key: podKey{meta: rec.Config.Metadata}, from: rec.Origin, config: &rec.Config, made: make(chan struct{}), told: make(chan struct{}), rec: rec,
+	if rec.ShimGroup == "" {
+		rec.ShimGroup = t.cfg.Shim.Group
+	}
+	p := &Pod{id: id, key: podKey{meta: rec.Config.Metadata}, from: rec.Origin, group: rec.ShimGroup, config: &rec.Config, made: make(chan struct{}), told: make(chan struct{}), rec: rec,
 		containers: map[string]*container{}, byName: map[spec.ContainerMetadata]*container{}}
 	close(p.made)
 	close(p.told)
@@ -114,7 +117,7 @@ func (t *Table) addPod(id string, rec podRecord) *Pod {
 // the daemon from starting.
 func (t *Table) recoverContainers(ctx context.Context) {
 	log := klog.FromContext(ctx)
-	needed := map[string]string{} // a pod of each shim group that has something alive
+	needed := map[string]bool{} // keys of the shims that have something alive
 	for _, c := range t.all() {
 		rec := c.record()
 		switch {
@@ -132,16 +135,16 @@ func (t *Table) recoverContainers(ctx context.Context) {
 			t.settle(ctx, c)
 		default:
 			c.hold(t.bundle(c.id))
-			needed[t.shims.key(c.pod.id)] = c.pod.id
+			needed[t.shims.key(c.pod)] = true
 		}
 	}
 	for _, p := range t.pods {
 		if rec := p.record(); rec.BootID == t.cfg.BootID && rec.Phase == phaseReady && sharesPIDs(&rec.Config) {
-			needed[t.shims.key(p.id)] = p.id
+			needed[t.shims.key(p)] = true
 		}
 	}
-	for _, podID := range needed {
-		logged(ctx, "Cannot bring up the shim", t.shims.ensure(ctx, podID))
+	for key := range needed {
+		logged(ctx, "Cannot bring up the shim", t.shims.ensure(ctx, key))
 	}
 	for _, c := range t.all() {
 		t.recoverAlive(ctx, c)

@@ -35,21 +35,21 @@ func (t *Table) repair() {
 	t.repairing = false
 	t.endMu.Unlock()
 	t.goBackground(context.Background(), func(ctx context.Context) {
-		needed := map[string]string{} // a pod of each shim group that has something alive
+		needed := map[string]bool{} // keys of the shims that have something alive
 		for _, c := range t.all() {
 			if c.finished() && !closed(c.exited) {
-				needed[t.shims.key(c.pod.id)] = c.pod.id
+				needed[t.shims.key(c.pod)] = true
 				t.nudge(c.id)
 			}
 		}
 		for _, p := range t.snapshotPods() {
 			if p.finished() && p.phase() == phaseReady && sharesPIDs(p.config) {
-				needed[t.shims.key(p.id)] = p.id
+				needed[t.shims.key(p)] = true
 				t.checkInit(p)
 			}
 		}
-		for _, podID := range needed {
-			logged(ctx, "Cannot bring up the shim", t.shims.ensure(ctx, podID))
+		for key := range needed {
+			logged(ctx, "Cannot bring up the shim", t.shims.ensure(ctx, key))
 		}
 	})
 	t.armRepairs()

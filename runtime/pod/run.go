@@ -30,9 +30,9 @@ func (t *Table) Run(ctx context.Context, v View, cfg spec.Pod) (string, error) {
 	late := joined && p.finished()
 	if !joined {
 		id := newID()
-		p = &Pod{id: id, key: key, from: v.Origin(), config: &cfg, made: make(chan struct{}), told: make(chan struct{}),
+		p = &Pod{id: id, key: key, from: v.Origin(), group: t.cfg.Shim.Group, config: &cfg, made: make(chan struct{}), told: make(chan struct{}),
 			containers: map[string]*container{}, byName: map[spec.ContainerMetadata]*container{},
-			rec: podRecord{ID: id, BootID: t.cfg.BootID, Origin: v.Origin(), Config: cfg, Phase: phaseCreating, CreatedAt: time.Now()}}
+			rec: podRecord{ID: id, BootID: t.cfg.BootID, Origin: v.Origin(), ShimGroup: t.cfg.Shim.Group, Config: cfg, Phase: phaseCreating, CreatedAt: time.Now()}}
 		if !t.goBackground(ctx, func(ctx context.Context) { t.run(ctx, p) }) {
 			t.mu.Unlock()
 			return "", ending()
@@ -112,7 +112,7 @@ func (t *Table) runPlan(p *Pod) steps.Plan {
 		{Name: "namespaces", Do: func(context.Context) error { return t.makeNamespaces(p) }, Undo: func(context.Context) error { return t.removeNamespaces(p) }},
 		{Name: "files", Do: func(context.Context) error { return t.makeFiles(p) }, Undo: func(context.Context) error { return t.cfg.Volumes.UnmountShm(t.shmDir(p.id)) }},
 		{Name: "network", Do: func(ctx context.Context) error { return t.attach(ctx, p) }, Undo: func(ctx context.Context) error { return t.detach(ctx, p) }},
-		{Name: "shim", Do: func(ctx context.Context) error { return t.shims.ensure(ctx, p.id) }, Undo: func(ctx context.Context) error { return t.shims.release(ctx, p.id) }},
+		{Name: "shim", Do: func(ctx context.Context) error { return t.shims.ensure(ctx, t.shims.key(p)) }, Undo: func(ctx context.Context) error { return t.shims.release(ctx, p) }},
 		{Name: "init", Do: func(ctx context.Context) error { return t.startInit(ctx, p) }, Undo: func(ctx context.Context) error { return t.stopInit(ctx, p) }},
 		{Name: "commit", Do: func(context.Context) error { return t.setPod(p, func(r *podRecord) { r.Phase = phaseReady }) }},
 	}}

@@ -58,9 +58,12 @@ func newShims(t *Table, cfg ShimConfig) *shims {
 	return s
 }
 
-func (s *shims) key(podID string) string {
-	if s.cfg.Group == GroupPod {
-		return podID
+// key names the shim of a pod. It is that of the group which the configuration
+// named when the pod was run: a shim that lives is the parent of its
+// containers, and no other can take its place.
+func (s *shims) key(p *Pod) string {
+	if p.group == GroupPod {
+		return p.id
 	}
 	return nodeKey
 }
@@ -73,15 +76,18 @@ func (s *shims) socket(key string) string {
 	return filepath.Join(s.dir(), key[:min(len(key), 16)]+".sock")
 }
 
-// ensure makes sure that the pod's shim runs.
-func (s *shims) ensure(ctx context.Context, podID string) error {
-	_, err := s.client(ctx, podID)
+// ensure makes sure that a shim runs.
+func (s *shims) ensure(ctx context.Context, key string) error {
+	_, err := s.bringUp(ctx, key)
 	return err
 }
 
 // client returns the client of the pod's shim, which it starts if need be.
-func (s *shims) client(ctx context.Context, podID string) (*shimrpc.Client, error) {
-	key := s.key(podID)
+func (s *shims) client(ctx context.Context, p *Pod) (*shimrpc.Client, error) {
+	return s.bringUp(ctx, s.key(p))
+}
+
+func (s *shims) bringUp(ctx context.Context, key string) (*shimrpc.Client, error) {
 	if c := s.get(key); c != nil {
 		return c, nil
 	}
@@ -158,7 +164,7 @@ func (s *shims) launch(ctx context.Context, key string) error {
 // adopt hands a shim the processes of its group that it does not hold.
 func (s *shims) adopt(ctx context.Context, c *shimrpc.Client, key string, info shimrpc.Info) {
 	log := klog.FromContext(ctx)
-	for _, a := range s.t.adoptable(func(podID string) bool { return s.key(podID) == key }) {
+	for _, a := range s.t.adoptable(func(p *Pod) bool { return s.key(p) == key }) {
 		if slices.Contains(info.Containers, a.create.ID) {
 			continue
 		}
@@ -178,9 +184,9 @@ func (s *shims) watch(c *shimrpc.Client, key string) {
 		delete(s.live, key)
 	}
 	s.mu.Unlock()
-	for s.ctx.Err() == nil && s.t.groupInUse(func(podID string) bool { return s.key(podID) == key }) {
+	for s.ctx.Err() == nil && s.t.groupInUse(func(p *Pod) bool { return s.key(p) == key }) {
 		log.Error(err, "Shim is gone; a new one takes over its containers", "group", key)
-		if _, err = s.client(s.ctx, s.anyPod(key)); err == nil {
+		if _, err = s.bringUp(s.ctx, key); err == nil {
 			return
 		}
 		select {
@@ -190,20 +196,12 @@ func (s *shims) watch(c *shimrpc.Client, key string) {
 	}
 }
 
-// anyPod is the inverse of key, as far as key needs it.
-func (s *shims) anyPod(key string) string {
-	if key == nodeKey {
-		return ""
-	}
-	return key
-}
-
 // delete makes the pod's shim forget a container. Without a shim there is
 // nothing to forget.
-func (s *shims) delete(ctx context.Context, podID, id string) error {
+func (s *shims) delete(ctx context.Context, p *Pod, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, deleteTime)
 	defer cancel()
-	err := shimrpc.Dial(s.socket(s.key(podID))).Delete(ctx, id)
+	err := shimrpc.Dial(s.socket(s.key(p))).Delete(ctx, id)
 	if errkind.Is(err, errkind.Unavailable) {
 		return nil
 	}
@@ -211,11 +209,11 @@ func (s *shims) delete(ctx context.Context, podID, id string) error {
 }
 
 // release ends the shim of a pod that has one of its own.
-func (s *shims) release(ctx context.Context, podID string) error {
-	if s.cfg.Group != GroupPod {
+func (s *shims) release(ctx context.Context, p *Pod) error {
+	key := s.key(p)
+	if key == nodeKey {
 		return nil
 	}
-	key := s.key(podID)
 	defer s.locks.Lock(key)()
 	if err := s.end(ctx, key); err != nil {
 		return err
@@ -246,7 +244,7 @@ func (s *shims) sweep(ctx context.Context) error {
 			}
 			errs = append(errs, c.Delete(ctx, id))
 		}
-		if held > 0 || path == s.socket(nodeKey) || s.wanted(path) {
+		if held > 0 || s.cfg.Group == GroupNode && path == s.socket(nodeKey) || s.wanted(path) {
 			continue
 		}
 		if err := c.Shutdown(ctx); err != nil {
@@ -261,7 +259,7 @@ func (s *shims) sweep(ctx context.Context) error {
 // wanted tells whether some pod's shim has its socket at path.
 func (s *shims) wanted(path string) bool {
 	for _, p := range s.t.snapshotPods() {
-		if s.socket(s.key(p.id)) == path {
+		if s.socket(s.key(p)) == path {
 			return true
 		}
 	}
@@ -298,11 +296,9 @@ func (s *shims) retire() {
 	s.cancel()
 	s.mu.Unlock()
 	s.wg.Wait()
-	if s.cfg.Group == GroupNode {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		_ = s.end(ctx, nodeKey) // a shim that holds containers stays, by design
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	_ = s.end(ctx, nodeKey) // a shim that holds containers stays, by design
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sealed != nil {

@@ -76,7 +76,7 @@ func (t *Table) startPlan(c *container) steps.Plan {
 
 // exec lets the container's init execute the process that was asked for.
 func (t *Table) exec(ctx context.Context, c *container) error {
-	shim, err := t.shims.client(ctx, c.pod.id)
+	shim, err := t.shims.client(ctx, c.pod)
 	if err != nil {
 		return err
 	}
@@ -137,7 +137,7 @@ func (t *Table) ReopenLog(ctx context.Context, v View, id string) error {
 	if rec := c.record(); rec.Phase != phaseRunning {
 		return errkind.New(errkind.FailedPrecondition, "cannot reopen the log of container %s: it is %s, not running", c.id, rec.Phase)
 	}
-	shim, err := t.shims.client(ctx, c.pod.id)
+	shim, err := t.shims.client(ctx, c.pod)
 	if err != nil {
 		return err
 	}
@@ -152,17 +152,17 @@ type adoptee struct {
 
 // adoptable lists the containers and inits, of the pods that in admits, that
 // have been started and not been seen to end.
-func (t *Table) adoptable(in func(podID string) bool) []adoptee {
+func (t *Table) adoptable(in func(*Pod) bool) []adoptee {
 	t.mu.Lock()
 	var cs []*container
 	var ps []*Pod
 	for _, c := range t.containers {
-		if in(c.pod.id) {
+		if in(c.pod) {
 			cs = append(cs, c)
 		}
 	}
 	for _, p := range t.pods {
-		if in(p.id) {
+		if in(p) {
 			ps = append(ps, p)
 		}
 	}
@@ -192,7 +192,7 @@ func (t *Table) adoptable(in func(podID string) bool) []adoptee {
 }
 
 // groupInUse tells whether a group has anything that needs a shim.
-func (t *Table) groupInUse(in func(podID string) bool) bool { return len(t.adoptable(in)) > 0 }
+func (t *Table) groupInUse(in func(*Pod) bool) bool { return len(t.adoptable(in)) > 0 }
 
 // logged ends a clean-up that nobody waits for: what it could not do is logged.
 func logged(ctx context.Context, what string, err error) {

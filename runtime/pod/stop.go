@@ -138,7 +138,7 @@ func (t *Table) removePod(ctx context.Context, p *Pod) error {
 func (t *Table) removePlan(p *Pod) steps.Plan {
 	return steps.Plan{Verb: "pod.remove", Observe: t.cfg.Observe, Steps: []steps.Step{
 		{Name: "containers", Do: func(ctx context.Context) error { return t.removeContainers(ctx, p) }},
-		{Name: "shim", Do: func(ctx context.Context) error { return t.shims.release(ctx, p.id) }},
+		{Name: "shim", Do: func(ctx context.Context) error { return t.shims.release(ctx, p) }},
 		{Name: "directory", Do: func(context.Context) error { return t.removePodDir(p) }},
 		{Name: "logs", Do: func(context.Context) error { return t.removeOwnLogs(p) }},
 		{Name: "record", Do: func(context.Context) error { return t.podRows.Delete(p.id) }},

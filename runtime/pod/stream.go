@@ -159,7 +159,7 @@ func (t *Table) streamable(ctx context.Context, v View, id string) (*container, 
 	if ph := c.record().Phase; ph != phaseRunning {
 		return nil, nil, errkind.New(errkind.FailedPrecondition, "cannot reach into container %s: it is %s, not running", c.id, ph)
 	}
-	shim, err := t.shims.client(ctx, c.pod.id)
+	shim, err := t.shims.client(ctx, c.pod)
 	return c, shim, err
 }
 

@@ -83,6 +83,7 @@ type Pod struct {
 	id     string
 	key    podKey
 	from   Origin    // never changes
+	group  ShimGroup // never changes
 	config *spec.Pod // never changes
 	// verbs orders what may not overlap: creating and starting containers
 	// share it, stopping and removing the pod exclude them.

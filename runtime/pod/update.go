@@ -78,7 +78,7 @@ func (t *Table) update(ctx context.Context, c *container, r spec.Resources) erro
 		return err
 	}
 	defer func() { _ = os.Remove(file) }()
-	shim, err := t.shims.client(ctx, c.pod.id)
+	shim, err := t.shims.client(ctx, c.pod)
 	if err != nil {
 		return err
 	}
