@@ -119,8 +119,8 @@ fuzz: ## every fuzz target for FUZZTIME each (10s)
 	@hack/fuzz.sh
 
 .PHONY: bench
-bench: bin ## memory at rest and the latencies of a pod's life (root)
-	@$(GO) run ./hack/bench
+bench: bin ## pulls, memory at rest and the latencies of a pod's life; BENCH="-what pull -peer unix://..." (root)
+	@$(GO) run ./hack/bench $(BENCH)
 
 # ---- install --------------------------------------------------------------
 

@@ -1,11 +1,15 @@
-// Command bench prints what a node costs: memory of daemon and shim with 0, 10
-// and 50 idle pods, and the latencies of a pod's life with the CPU time of
-// everything that took part. It asserts nothing; figures are for people.
+// Command bench prints what a node costs. Of pods: memory of daemon and shim
+// with 0, 10 and 50 idle ones, and the latencies of a pod's life with the CPU
+// time of everything that took part. Of pulls: time, CPU and memory of an image
+// of about 300 MB from a local registry, beside what decompression, hashing
+// and writing take by themselves and beside another CRI endpoint if one is
+// given. It asserts nothing; figures are for people.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -30,6 +34,13 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench needs root. Run: sudo make bench")
 		os.Exit(1)
 	}
+	if len(os.Args) > 2 && os.Args[1] == floorVerb {
+		if err := runFloor(os.Args[2], os.Args[3:]); err != nil {
+			fmt.Fprintln(os.Stderr, "floor:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -37,11 +48,27 @@ func main() {
 }
 
 func run(ctx context.Context) error {
+	what := flag.String("what", "all", "pods, pull or all")
+	peer := flag.String("peer", "", "CRI socket of an image service to pull with by turns, such as unix:///run/containerd/containerd.sock")
+	port := flag.Int("registry-port", 0, "port of the loopback where the peer expects the registry; 0: any")
+	pullRounds := flag.Int("pull-rounds", 5, "pulls of each image")
+	flag.Parse()
+	if !slices.Contains([]string{"pods", "pull", "all"}, *what) || *pullRounds < 1 {
+		return fmt.Errorf("cannot bench %q in %d rounds: see -help", *what, *pullRounds)
+	}
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
 		return err
 	}
 	fmt.Printf("%d CPUs, Linux %s\n", runtime.NumCPU(), unix.ByteSliceToString(uts.Release[:]))
+	if *what != "pods" {
+		if err := pulls(ctx, *peer, *port, *pullRounds); err != nil {
+			return err
+		}
+	}
+	if *what == "pull" {
+		return nil
+	}
 	for _, group := range []string{"node", "pod"} {
 		if err := bench(ctx, group); err != nil {
 			return fmt.Errorf("shim per %s: %w", group, err)
@@ -68,7 +95,7 @@ func bench(ctx context.Context, group string) (err error) {
 		return err
 	}
 	fmt.Printf("\nshim per %s\n  %-28s %12s %12s %14s\n", group, "idle pods", "berthd PSS", "shims PSS", "CPU in 2 s")
-	if err := memory(ctx, l, image); err != nil {
+	if err := idle(ctx, l, image); err != nil {
 		return err
 	}
 	fmt.Printf("  %-28s %12s %12s %14s\n", "", "p50", "p95", "CPU each")
@@ -94,8 +121,8 @@ func prepare(ctx context.Context, l *lab.Lab) (string, error) {
 	return image, err
 }
 
-// memory prints PSS at rest with more and more idle pods, and removes them.
-func memory(ctx context.Context, l *lab.Lab, image string) error {
+// idle prints PSS at rest with more and more idle pods, and removes them.
+func idle(ctx context.Context, l *lab.Lab, image string) error {
 	var pods []string
 	for _, want := range []int{0, 10, 50} {
 		for len(pods) < want {

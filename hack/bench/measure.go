@@ -53,7 +53,7 @@ func machineCPU() time.Duration {
 	return time.Duration(busy) * tick
 }
 
-// cpuOf is the CPU time of processes since their start.
+// cpuOf is the CPU time of processes and of the children they waited for.
 func cpuOf(pids []int) time.Duration {
 	sum := 0
 	for _, pid := range pids {
@@ -62,9 +62,10 @@ func cpuOf(pids []int) time.Duration {
 			continue
 		}
 		fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-		user, _ := strconv.Atoi(fields[11])
-		system, _ := strconv.Atoi(fields[12])
-		sum += user + system
+		for _, field := range fields[11:15] { // user and system time, then the children's
+			v, _ := strconv.Atoi(field)
+			sum += v
+		}
 	}
 	return time.Duration(sum) * tick
 }
@@ -73,21 +74,36 @@ func cpuOf(pids []int) time.Duration {
 func pss(pids ...int) (int64, error) {
 	var sum int64
 	for _, pid := range pids {
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		n, err := memory(pid, "smaps_rollup", "Pss:")
 		if err != nil {
-			return 0, fmt.Errorf("cannot read the memory of process %d: %w", pid, err)
+			return 0, err
 		}
-		for _, line := range strings.Split(string(data), "\n") {
-			if value, ok := strings.CutPrefix(line, "Pss:"); ok {
-				kib, err := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
-				if err != nil {
-					return 0, err
-				}
-				sum += kib << 10
-			}
-		}
+		sum += n
 	}
 	return sum, nil
+}
+
+// peak is what a process had resident at most, in bytes, since resetPeak.
+func peak(pid int) (int64, error) { return memory(pid, "status", "VmHWM:") }
+
+// resetPeak makes the kernel forget what was resident before.
+func resetPeak(pid int) error {
+	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
+}
+
+// memory reads one line of a file below /proc/PID.
+func memory(pid int, file, key string) (int64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))
+	if err != nil {
+		return 0, fmt.Errorf("cannot read the memory of process %d: %w", pid, err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if value, ok := strings.CutPrefix(line, key); ok {
+			kib, err := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, fmt.Errorf("cannot read the memory of process %d: %s has no %s", pid, file, key)
 }
 
 func mebi(bytes int64) string { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20)) }
