@@ -12,6 +12,7 @@ package volumes
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path"
@@ -139,8 +140,10 @@ func (r Resolver) source(hostPath string) (string, error) {
 // checkPropagation compares what is asked with what the mount that source is
 // on can give.
 func checkPropagation(table []mount.Info, source string, req Request) error {
-	on := mountOf(table, source)
+	on, err := mountOf(table, source)
 	switch {
+	case err != nil:
+		return errkind.New(errkind.FailedPrecondition, "cannot tell how mounts below %s propagate: %w", source, err)
 	case req.Propagation == "shared" && !on.Shared:
 		return errkind.New(errkind.FailedPrecondition,
 			"cannot share mounts below %s both ways: its mount %s is not shared; run \"mount --make-shared %s\" on the host", source, on.Target, on.Target)
@@ -151,17 +154,18 @@ func checkPropagation(table []mount.Info, source string, req Request) error {
 	return nil
 }
 
-// mountOf is the mount that source is on: the deepest, and of those stacked
-// on one place the last.
-func mountOf(table []mount.Info, source string) mount.Info {
-	var on mount.Info
-	for _, m := range table {
-		below := source == m.Target || strings.HasPrefix(source, strings.TrimSuffix(m.Target, "/")+"/")
-		if below && len(m.Target) >= len(on.Target) {
-			on = m
-		}
+// mountOf is the mount that source is on. Its place in the table would not tell:
+// a mount may hide what was mounted deeper before (STATX_MNT_ID, Linux 5.8).
+func mountOf(table []mount.Info, source string) (mount.Info, error) {
+	var stx unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, source, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &stx); err != nil {
+		return mount.Info{}, &os.PathError{Op: "statx", Path: source, Err: err}
 	}
-	return on
+	i := slices.IndexFunc(table, func(m mount.Info) bool { return m.ID == stx.Mnt_id })
+	if i < 0 {
+		return mount.Info{}, fmt.Errorf("the mount that %s is on went away", source)
+	}
+	return table[i], nil
 }
 
 func options(req Request) []string {

@@ -162,16 +162,35 @@ func TestPropagation(t *testing.T) {
 	}
 }
 
-func TestMountOf(t *testing.T) {
-	t.Parallel()
-	table := []mount.Info{{Target: "/"}, {Target: "/a"}, {Target: "/a/b", Source: "below"}, {Target: "/a/b", Source: "above"}, {Target: "/ab"}}
-	for path, want := range map[string]string{"/": "/", "/a": "/a", "/ab/c": "/ab", "/abc": "/", "/a/bc": "/a"} {
-		if got := mountOf(table, path); got.Target != want {
-			t.Errorf("%s is on %s, want %s", path, got.Target, want)
-		}
+// A mount that was covered by a later one further up is in the table still.
+func TestMountOfWhatHidesAnother(t *testing.T) {
+	needsRoot(t)
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got := mountOf(table, "/a/b/c"); got.Source != "above" {
-		t.Errorf("of two stacked mounts the lower one was taken")
+	upper := filepath.Join(dir, "a")
+	source := filepath.Join(upper, "b")
+	if err := os.MkdirAll(source, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	tmpfs(t, source, unix.MS_SHARED)
+	tmpfs(t, upper, unix.MS_PRIVATE)
+	if err := os.Mkdir(source, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Resolver{}.Resolve(context.Background(), []Request{{ContainerPath: "/a", HostPath: source, Propagation: "shared"}})
+	if !errkind.Is(err, errkind.FailedPrecondition) || !strings.Contains(err.Error(), "its mount "+upper+" is not shared") {
+		t.Errorf("got %v, want it told of %s", err, upper)
+	}
+	table, err := mount.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{"/": "/", upper: upper, "/proc/self": "/proc"} {
+		if got, err := mountOf(table, path); err != nil || got.Target != want {
+			t.Errorf("%s is on %s, %v, want %s", path, got.Target, err, want)
+		}
 	}
 }
 

@@ -45,6 +45,7 @@ func Unmount(target string) error {
 
 // Info is one row of the own mount table.
 type Info struct {
+	ID     uint64 // as statx gives it for what is on the mount (STATX_MNT_ID); used again after an unmount
 	Target string // mount point
 	Root   string // path within the file system that is mounted
 	FSType string
@@ -70,7 +71,11 @@ func Table() ([]Info, error) {
 		if !ok || len(l) < 6 || len(r) < 2 {
 			return nil, fmt.Errorf("cannot parse mountinfo line %q", s.Text())
 		}
-		m := Info{Target: unescape(l[4]), Root: unescape(l[3]), FSType: r[0], Source: unescape(r[1])}
+		id, err := strconv.ParseUint(l[0], 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("cannot parse mountinfo line %q", s.Text())
+		}
+		m := Info{ID: id, Target: unescape(l[4]), Root: unescape(l[3]), FSType: r[0], Source: unescape(r[1])}
 		for _, o := range l[6:] {
 			m.Shared = m.Shared || strings.HasPrefix(o, "shared:")
 			m.Slave = m.Slave || strings.HasPrefix(o, "master:")
