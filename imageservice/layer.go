@@ -235,6 +235,9 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 		return unpack.Result{}, err
 	}
 	keep(ctx, rec, src)
+	if rec != nil && r.Lost {
+		s.recordAgain(ctx, stream, tmp, src)
+	}
 	if r.Alone() { // else settle changes it
 		if err := inventory.Write(filepath.Join(tmp, inventoryName), fsDir, r.Sums); err != nil {
 			return unpack.Result{}, err
@@ -285,7 +288,7 @@ func unpackStream(ctx context.Context, blob io.Reader, dir string, src source, p
 	}
 	defer func() { _ = plain.Close() }()
 	limits := unpack.DefaultLimits()
-	limits.Bytes = min(limits.Bytes, pad+maxRatio*min(src.size, limits.Bytes/maxRatio))
+	limits.Bytes = src.tarLimit(pad)
 	tar := &meter{ctx: ctx, r: rec.Tee(plain), hash: sha256.New(), limit: limits.Bytes}
 	r, err := unpack.Layer(ctx, tar, dir, limits)
 	if err != nil {
@@ -296,6 +299,12 @@ func unpackStream(ctx context.Context, blob io.Reader, dir string, src source, p
 		return unpack.Result{}, "", err
 	}
 	return r, digest.NewDigest(digest.SHA256, tar.hash), nil
+}
+
+// tarLimit is how many bytes the layer's tar may have.
+func (src source) tarLimit(pad int64) int64 {
+	most := unpack.DefaultLimits().Bytes
+	return min(most, pad+maxRatio*min(src.size, most/maxRatio))
 }
 
 // reportEvery is how many bytes pass between two reports of progress.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
@@ -37,6 +38,41 @@ func keep(ctx context.Context, rec *tarsplit.Recorder, src source) {
 	if err := rec.Finish(); err != nil {
 		klog.FromContext(ctx).Error(err, "Layer can be used, but not saved or pushed", "diffID", src.diffID)
 	}
+}
+
+// recordAgain records the tar of a layer that overwrote its own files, now that
+// it shows which. The stream, which was read to its end, ends first, as it has
+// what was received.
+func (s *Service) recordAgain(ctx context.Context, stream io.Closer, dir string, src source) {
+	file := filepath.Join(dir, splitName)
+	err := stream.Close()
+	if err == nil {
+		err = s.rerecord(ctx, file, filepath.Join(dir, "fs"), src)
+	}
+	if err != nil {
+		klog.FromContext(ctx).Error(errors.Join(err, os.Remove(file)), "Layer can be used, but not saved or pushed", "diffID", src.diffID)
+	}
+}
+
+func (s *Service) rerecord(ctx context.Context, file, root string, src source) error {
+	blob, err := s.download(ctx, src)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = blob.Close() }()
+	plain, err := src.tar(&meter{ctx: ctx, r: blob, hash: sha256.New()})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = plain.Close() }()
+	tar := &meter{ctx: ctx, r: plain, hash: sha256.New(), limit: src.tarLimit(s.ratioPad)}
+	if err := tarsplit.Again(file, tar, root); err != nil {
+		return err
+	}
+	if got := digest.NewDigest(digest.SHA256, tar.hash); got != src.diffID {
+		return errkind.New(errkind.DataLoss, "cannot record layer %s again: its tar has digest %s", src.diffID, got)
+	}
+	return nil
 }
 
 // writeTar writes the tar of one layer to w and verifies that it is the one

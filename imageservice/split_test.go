@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -53,6 +54,41 @@ func TestLayersGiveTheirTarAgain(t *testing.T) {
 	}
 	if err := s.writeTar(ctx, &bytes.Buffer{}, stackOf(s, image.ID, 1), digest.FromString("x")); !errkind.Is(err, errkind.DataLoss) {
 		t.Errorf("another diff ID: %v", err)
+	}
+}
+
+// Tars that a layer's files cannot give, since later entries took the names
+// of earlier ones, are recorded with what is lost, from whatever source.
+func TestOverwrittenFilesAreRecorded(t *testing.T) {
+	t.Parallel()
+	s, ctx := openStore(t), context.Background()
+	tars := [][]byte{
+		makeTar(t, file("a", "first"), file("b", "other"), file("a", strings.Repeat("second", 50000)), file("c/d", "gone"), symlink("c", "e")),
+		makeTar(t, file("x/implied", "first"), hardlink("y", "b"), file("x/implied", "second")),
+	}
+	ref := startRegistry(t) + "/tar:1"
+	img := makeImage(t, makeLayer(t, types.OCILayer, gz, tars[0]), makeLayer(t, types.OCILayerZStd, zst, tars[1]))
+	push(t, ref, img)
+	mustPull(t, s, ref)
+	loaded := openStore(t)
+	if _, err := loaded.Load(ctx, bytes.NewReader(save(t, s, ArchiveOCI, ref)), nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*Service{s, loaded} {
+		image, err := s.Status(ctx, ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range tars {
+			var got bytes.Buffer
+			if err := s.writeTar(ctx, &got, stackOf(s, image.ID, i), image.Layers[i].DiffID); err != nil || !bytes.Equal(got.Bytes(), want) {
+				t.Errorf("layer %d: %d bytes for %d, %v", i, got.Len(), len(want), err)
+			}
+		}
+		if left, err := s.blobs.Ingests(); err != nil || len(left) > 0 {
+			t.Errorf("parts are left: %v, %v", left, err)
+		}
+		sound(t, s)
 	}
 }
 

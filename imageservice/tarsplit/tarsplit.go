@@ -10,6 +10,11 @@
 //
 // # Law
 //
+// The content of a file is left to the file, unless the file is sparse: what
+// the tar has of those is in the journal. A tar that overwrites its own files
+// is recorded Again when it is unpacked: then the journal has those contents
+// that no file has any more.
+//
 // Recording never fails an unpack: a tar that cannot be recorded is one that
 // cannot be written again, and Finish says so. Write checks that each file is
 // there in its size; the digest of the whole is the caller's to check. The
@@ -18,6 +23,7 @@
 package tarsplit
 
 import (
+	"archive/tar"
 	"bufio"
 	"encoding/json"
 	"errors"
@@ -26,8 +32,9 @@ import (
 	"os"
 
 	"github.com/klauspost/compress/gzip"
-	"github.com/vbatts/tar-split/archive/tar"
 	"github.com/vbatts/tar-split/tar/storage"
+
+	"github.com/berth-runtime/berth/imageservice/unpack"
 )
 
 const (
@@ -63,7 +70,7 @@ func Record(file string) (*Recorder, error) {
 	go func() {
 		defer close(r.done)
 		src := bufio.NewReaderSize(&feed{r: r}, chunkSize)
-		r.err = record(src, f)
+		r.err = record(src, f, named)
 		_, _ = io.Copy(io.Discard, src) // lest the unpacker waits for us
 	}()
 	return r, nil
@@ -154,34 +161,39 @@ func (r *Recorder) Abort() {
 	_ = r.file.Close()
 }
 
-// record writes the journal of the tar in src to w.
-func record(src io.Reader, w io.Writer) error {
+// record writes the journal of the tar in src to w. contents puts there what
+// the content of a file needs; it may leave of it what it does not read.
+func record(src io.Reader, w io.Writer, contents func(*journal, *tar.Header, io.Reader) error) error {
 	z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
 	if err != nil {
 		return err
 	}
 	j := &journal{json: json.NewEncoder(z)}
-	tr := tar.NewReader(src)
-	tr.RawAccounting = true
+	raw := &rawReader{r: src, kept: true}
+	tr := tar.NewReader(raw)
 	for {
 		h, err := tr.Next()
-		j.segment(tr.RawBytes())
+		j.segment(raw.take())
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
 			return err
 		}
-		e := storage.Entry{Type: storage.FileType, Size: h.Size}
-		e.SetName(h.Name)
-		if _, err := io.Copy(io.Discard, tr); err != nil {
+		// What a sparse file has in the tar is no part of the file itself.
+		switch raw.kept = unpack.IsSparse(h); {
+		case raw.kept:
+			err = inline(j, raw, tr)
+		case h.Size > 0 && (h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeCont):
+			err = contents(j, h, tr)
+		}
+		if err == nil {
+			_, err = io.Copy(io.Discard, tr)
+		}
+		if err = errors.Join(err, j.err); err != nil {
 			return err
 		}
-		j.add(e)
-		j.segment(tr.RawBytes())
-		if j.err != nil {
-			return j.err
-		}
+		raw.kept = true
 	}
 	// What follows the end of the archive is part of its digest.
 	for pad := make([]byte, maxSegment); ; {
@@ -192,6 +204,50 @@ func record(src io.Reader, w io.Writer) error {
 		}
 		if err != nil || j.err != nil {
 			return errors.Join(err, j.err)
+		}
+	}
+}
+
+// rawReader keeps what the tar reader reads, which never reads ahead.
+type rawReader struct {
+	r    io.Reader
+	kept bool
+	buf  []byte
+}
+
+func (r *rawReader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if r.kept {
+		r.buf = append(r.buf, p[:n]...)
+	}
+	return n, err
+}
+
+// take gives what was kept since the last call, until the next Read.
+func (r *rawReader) take() []byte {
+	b := r.buf
+	r.buf = r.buf[:0]
+	return b
+}
+
+// named leaves the content to the file that was unpacked.
+func named(j *journal, h *tar.Header, _ io.Reader) error {
+	e := storage.Entry{Type: storage.FileType, Size: h.Size}
+	e.SetName(h.Name)
+	j.add(e)
+	return nil
+}
+
+// inline journals what raw keeps while tr is read.
+func inline(j *journal, raw *rawReader, tr io.Reader) error {
+	for buf := make([]byte, chunkSize); ; {
+		_, err := tr.Read(buf)
+		j.segment(raw.take())
+		if err == io.EOF {
+			return j.err
+		}
+		if err = errors.Join(err, j.err); err != nil {
+			return err
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -81,6 +82,10 @@ func TestTheTarComesAgainToTheByte(t *testing.T) {
 		"whiteouts":    tarOf(t, file("d/.wh..wh..opq", 0), file("d/.wh.gone", 0), file("d/f", 1)),
 		"long padding": append(tarOf(t, file("a", 513)), make([]byte, 3<<20)...),
 		"odd padding":  append(tarOf(t, file("a", 513)), "some bytes"...),
+		"sparse, old":  sparseTar(t, "gnu", "0.0"),
+		"sparse, 0.0":  sparseTar(t, "posix", "0.0"),
+		"sparse, 0.1":  sparseTar(t, "posix", "0.1"),
+		"sparse, 1.0":  sparseTar(t, "posix", "1.0"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -91,6 +96,97 @@ func TestTheTarComesAgainToTheByte(t *testing.T) {
 			}
 		})
 	}
+}
+
+// sparseTar has what GNU tar makes of a file with more holes than one header
+// can tell.
+func sparseTar(t *testing.T, format, version string) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "holes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for i := range int64(40) {
+		if _, err := f.WriteAt([]byte("not a hole"), i<<18+7); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Truncate(16 << 20); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"-c", "-S", "-C", dir, "--format=" + format}
+	if format == "posix" {
+		args = append(args, "--sparse-version="+version)
+	}
+	b, err := exec.CommandContext(t.Context(), "tar", append(args, "holes", ".")...).Output()
+	if err != nil {
+		t.Fatalf("tar: %v", err)
+	}
+	if len(b) > 2<<20 {
+		t.Fatalf("the tar has %d bytes, so it is not sparse", len(b))
+	}
+	return b
+}
+
+// A tar that says a thing twice, or says what is no file, comes again too if
+// it is recorded when all of it is there.
+func TestOverwrittenFilesComeAgain(t *testing.T) {
+	t.Parallel()
+	link := func(name, to string) tar.Header {
+		return tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: to}
+	}
+	for name, b := range map[string][]byte{
+		"twice":               tarOf(t, file("a", 5000), file("b", 300), file("./a", 200000), file("a", 70000)),
+		"begins alike":        twice(t, strings.Repeat("x", 200000), strings.Repeat("x", 199999)+"y"),
+		"is cut":              twice(t, strings.Repeat("x", 200000), strings.Repeat("x", 70000)),
+		"goes on":             twice(t, strings.Repeat("x", 70000), strings.Repeat("x", 200000)),
+		"is emptied":          tarOf(t, file("a", 5000), file("a", 0)),
+		"becomes a folder":    tarOf(t, file("a", 5000), folder("a/"), file("a/b", 7)),
+		"becomes a link":      tarOf(t, folder("d/"), file("d/f", 5000), folder("e/"), file("e/f", 6000), tar.Header{Name: "d", Typeflag: tar.TypeSymlink, Linkname: "e"}),
+		"linked, then a file": tarOf(t, file("a", 5000), link("b", "a"), file("b", 6000), file("a", 7000)),
+		"aufs":                tarOf(t, folder(".wh..wh.plnk/"), file(".wh..wh.plnk/1.2", 5000), file("a", 5)),
+		"whiteout":            tarOf(t, file(".wh.a", 5000), file("b", 5)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			root, journal := recorded(t, b)
+			if err := Write(t.Context(), io.Discard, journal, root, nil); err == nil && name != "begins alike" {
+				t.Error("the first journal is as good")
+			}
+			if err := Again(journal, bytes.NewReader(b), root); err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			if err := Write(t.Context(), &out, journal, root, nil); err != nil || !bytes.Equal(out.Bytes(), b) {
+				t.Errorf("%d bytes became %d (%v)", len(b), out.Len(), err)
+			}
+			if fi, err := os.Stat(journal); err != nil || fi.Size() > int64(len(b)) {
+				t.Errorf("the journal has %d bytes, %v", fi.Size(), err)
+			}
+		})
+	}
+}
+
+// twice is a tar with a file of each content, all of one name.
+func twice(t *testing.T, contents ...string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, c := range contents {
+		h := file("a", int64(len(c)))
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }
 
 func TestChangedFilesAreFound(t *testing.T) {

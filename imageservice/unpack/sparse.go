@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// isSparse reports whether the file has holes by one of the formats of GNU
+// IsSparse reports whether the file has holes by one of the formats of GNU
 // tar: a type of its own, or PAX records of version 0.0, 0.1 or 1.0.
-func isSparse(h *tar.Header) bool {
+func IsSparse(h *tar.Header) bool {
 	if h.Typeflag == tar.TypeGNUSparse {
 		return true
 	}

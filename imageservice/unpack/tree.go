@@ -28,6 +28,7 @@ type tree struct {
 	sparse    map[uint64]uint64 // bytes on disk of files with holes, by inode
 	implied   map[string]bool   // directories that no entry asked for
 	owed      int               // bytes of names, against maxOwed
+	lost      bool              // a content of the tar is not under its name any more
 
 	// The same by inode, which they keep when Settle moves them.
 	impliedInodes map[uint64]bool
@@ -298,6 +299,7 @@ func (t *tree) remove(dir *os.File, base string) error {
 	if err := unix.Unlinkat(fd, base, 0); err != nil {
 		return err
 	}
+	t.lost = t.lost || st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size > 0
 	if st.Nlink == 1 {
 		t.inodes--
 		if st.Mode&unix.S_IFMT == unix.S_IFREG {

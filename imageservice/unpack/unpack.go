@@ -60,6 +60,10 @@ type Result struct {
 	Root   bool // the tar has an entry for the root directory
 	Opaque bool // nothing of the layers below shows; overlayfs does not look for this on a root, so who mounts must
 
+	// Lost: not every content of the tar is in a file under its name, as later
+	// entries took names or the entry was no file of the layer.
+	Lost bool
+
 	// What only the layers below know; see Settle.
 	Parents []string // directories made because an entry implied them, parents first
 	Links   []Link   // hard links whose target this layer does not have
@@ -113,7 +117,7 @@ func Layer(ctx context.Context, r io.Reader, dir string, limits Limits) (Result,
 	if err := t.leave(); err != nil {
 		return Result{}, err
 	}
-	return Result{Bytes: t.bytes, Inodes: t.inodes, Root: u.root, Opaque: u.opaque, Parents: t.impliedDirs(), Links: u.links, Sums: u.sums}, nil
+	return Result{Bytes: t.bytes, Inodes: t.inodes, Root: u.root, Opaque: u.opaque, Lost: t.lost, Parents: t.impliedDirs(), Links: u.links, Sums: u.sums}, nil
 }
 
 // unpacker is the state of one Layer call.
@@ -149,6 +153,7 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 		return u.rootEntry(h)
 	}
 	if isAufsOwn(name) {
+		u.tree.lost = u.tree.lost || h.Size > 0
 		return nil
 	}
 	dirName, base := splitPath(name)
@@ -161,6 +166,7 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 		return unix.ENAMETOOLONG
 	}
 	if hidden, ok := strings.CutPrefix(base, whiteoutPrefix); ok {
+		u.tree.lost = u.tree.lost || h.Size > 0
 		return u.whiteout(at, hidden)
 	}
 	switch h.Typeflag {
@@ -208,7 +214,7 @@ func (u *unpacker) file(at place, h *tar.Header, r io.Reader) error {
 		return err
 	}
 	var onDisk uint64
-	if isSparse(h) {
+	if IsSparse(h) {
 		onDisk, err = u.holed(f, st.Ino, h.Size, r)
 	} else {
 		onDisk, err = u.whole(f, st.Ino, r)
