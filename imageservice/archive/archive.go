@@ -31,13 +31,15 @@ import (
 // Limits on what an archive's author controls.
 const (
 	maxEntries = 100_000
-	maxNesting = 3 // of indexes
+	maxNesting = 3         // of indexes
+	maxRead    = 256 << 20 // bytes of configs, manifests and indexes, each as often as it is named
 )
 
 // Archive is an open archive.
 type Archive struct {
 	Images []Image
 	root   *os.Root
+	taken  int // bytes of small files
 }
 
 // Image is one image of an archive.
@@ -179,8 +181,11 @@ func (a *Archive) readFile(name string) ([]byte, error) {
 	}
 	defer func() { _ = f.Close() }()
 	b, err := io.ReadAll(io.LimitReader(f, manifest.MaxBytes+1))
-	if err == nil && len(b) > manifest.MaxBytes {
-		err = errkind.New(errkind.ResourceExhausted, "cannot read %s: it has more than %d bytes", name, manifest.MaxBytes)
+	if err == nil {
+		err = manifest.CheckSize(name, b)
+	}
+	if a.taken += len(b); err == nil && a.taken > maxRead {
+		err = errkind.New(errkind.ResourceExhausted, "cannot read archive: its configs and manifests have more than %d bytes", maxRead)
 	}
 	return b, err
 }

@@ -14,20 +14,16 @@
 package manifest
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
-)
-
-// Limits on what an image's author controls.
-const (
-	MaxBytes       = 8 << 20 // of a manifest, index or config
-	MaxLayers      = 500     // as many as overlayfs stacks
-	maxDescriptors = 10000   // in an index
 )
 
 // Media types of docker that have an equal in OCI.
@@ -47,8 +43,8 @@ type Document struct {
 // Parse reads a manifest or an index. mediaType is what the sender calls it
 // and may be empty.
 func Parse(mediaType string, b []byte) (Document, error) {
-	if len(b) > MaxBytes {
-		return Document{}, errkind.New(errkind.ResourceExhausted, "cannot read manifest: it has more than %d bytes", MaxBytes)
+	if err := CheckSize("manifest", b); err != nil {
+		return Document{}, err
 	}
 	var probe struct {
 		SchemaVersion int             `json:"schemaVersion"`
@@ -60,6 +56,12 @@ func Parse(mediaType string, b []byte) (Document, error) {
 	}
 	if err := json.Unmarshal(b, &probe); err != nil {
 		return Document{}, invalid("it is not JSON: %v", err)
+	}
+	if err := checkLists(probe.Layers, probe.Manifests); err != nil {
+		return Document{}, err
+	}
+	if key := saidTwice(b); key != "" {
+		return Document{}, invalid("it has %q twice", key)
 	}
 	switch {
 	case probe.SchemaVersion == 1 || probe.FSLayers != nil:
@@ -78,13 +80,40 @@ func Parse(mediaType string, b []byte) (Document, error) {
 	} else if mediaType == "" {
 		mediaType = v1.MediaTypeImageManifest
 	}
-	switch mediaType {
-	case v1.MediaTypeImageManifest, DockerManifest:
-		return parseManifest(b)
-	case v1.MediaTypeImageIndex, DockerIndex:
+	isIndex := mediaType == v1.MediaTypeImageIndex || mediaType == DockerIndex
+	switch {
+	case isIndex && probe.Manifests == nil:
+		return Document{}, invalid("it is called an index and has no manifests")
+	case isIndex:
 		return parseIndex(b)
+	case mediaType == v1.MediaTypeImageManifest || mediaType == DockerManifest:
+		return parseManifest(b)
 	}
 	return Document{}, invalid("media type %q is no image", mediaType)
+}
+
+// saidTwice gives a key that the outermost table of a JSON text has twice. Of
+// such a one some readers take the first value, others the last; ours does not
+// tell upper case from lower.
+func saidTwice(b []byte) string {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	if _, err := dec.Token(); err != nil {
+		return ""
+	}
+	seen := map[string]bool{}
+	for dec.More() {
+		key, _ := dec.Token()
+		name, ok := key.(string)
+		var value json.RawMessage
+		if !ok || dec.Decode(&value) != nil {
+			return ""
+		}
+		if name = strings.ToLower(name); seen[name] {
+			return name
+		}
+		seen[name] = true
+	}
+	return ""
 }
 
 func parseManifest(b []byte) (Document, error) {
@@ -94,9 +123,6 @@ func parseManifest(b []byte) (Document, error) {
 	}
 	if m.Config.Digest == "" {
 		return Document{}, invalid("it has no config")
-	}
-	if len(m.Layers) > MaxLayers {
-		return Document{}, errkind.New(errkind.ResourceExhausted, "cannot read manifest: it has %d layers, more than %d", len(m.Layers), MaxLayers)
 	}
 	if m.Config.MediaType == "" {
 		return Document{}, invalid("its config has no media type")
@@ -121,9 +147,6 @@ func parseIndex(b []byte) (Document, error) {
 	i := new(v1.Index)
 	if err := json.Unmarshal(b, i); err != nil {
 		return Document{}, invalid("%v", err)
-	}
-	if len(i.Manifests) > maxDescriptors {
-		return Document{}, errkind.New(errkind.ResourceExhausted, "cannot read index: it has %d manifests, more than %d", len(i.Manifests), maxDescriptors)
 	}
 	for _, d := range i.Manifests {
 		if err := checkDescriptor(d); err != nil {
@@ -172,6 +195,9 @@ type Config struct {
 
 // ParseConfig reads an image config, or the manifest of an artifact.
 func ParseConfig(b []byte) (Config, error) {
+	if err := CheckSize("image config", b); err != nil {
+		return Config{}, err
+	}
 	var probe struct {
 		SchemaVersion json.RawMessage `json:"schemaVersion"` // only a manifest has it
 	}
@@ -180,14 +206,17 @@ func ParseConfig(b []byte) (Config, error) {
 	}
 	var c v1.Image
 	if err := json.Unmarshal(b, &c); err != nil {
-		return Config{}, errkind.New(errkind.InvalidArgument, "cannot read image config: %v", err)
+		return Config{}, badConfig("%v", err)
+	}
+	if err := checkCounts(&c); err != nil {
+		return Config{}, err
 	}
 	if c.OS != "" && c.OS != "linux" {
-		return Config{}, errkind.New(errkind.InvalidArgument, "cannot read image config: it is for %s, not linux", c.OS)
+		return Config{}, badConfig("it is for %q, not linux", c.OS)
 	}
 	for _, d := range c.RootFS.DiffIDs {
 		if d.Validate() != nil || d.Algorithm() != digest.SHA256 {
-			return Config{}, errkind.New(errkind.InvalidArgument, "cannot read image config: diff ID %q is no sha256 digest", string(d))
+			return Config{}, badConfig("diff ID %q is no sha256 digest", string(d))
 		}
 	}
 	out := Config{DiffIDs: c.RootFS.DiffIDs, Image: c.Config}
@@ -198,5 +227,9 @@ func ParseConfig(b []byte) (Config, error) {
 }
 
 func invalid(format string, args ...any) error {
-	return errkind.New(errkind.InvalidArgument, "cannot read manifest: "+format, args...)
+	return errkind.New(errkind.InvalidArgument, "cannot read manifest: %s", quoted(fmt.Sprintf(format, args...)))
+}
+
+func badConfig(format string, args ...any) error {
+	return errkind.New(errkind.InvalidArgument, "cannot read image config: %s", quoted(fmt.Sprintf(format, args...)))
 }

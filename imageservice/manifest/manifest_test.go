@@ -66,9 +66,12 @@ func TestParseRefuses(t *testing.T) {
 		`{"schemaVersion":2,"manifests":[],` + config + `}`:                    errkind.InvalidArgument,
 		`{"schemaVersion":2,"mediaType":"` + DockerIndex + `",` + config + `}`: errkind.InvalidArgument,
 		`{"schemaVersion":2}`: errkind.InvalidArgument,
+		`{"schemaVersion":2,"mediaType":"` + DockerIndex + `","layers":[],` + config + `}`:                                     errkind.InvalidArgument,
+		`{"schemaVersion":2,"layers":[],` + config + `,"LAYERS":[]}`:                                                           errkind.InvalidArgument,
+		`{"schemaVersion":2,"manifests":[],"manifests":null}`:                                                                  errkind.InvalidArgument,
 		`{"schemaVersion":2,` + config + `,"layers":[{"mediaType":"` + DockerLayer + `","digest":"sha256:../../x","size":1}]}`: errkind.InvalidArgument,
 		`{"schemaVersion":2,` + config + `,"layers":[` + strings.Repeat(`{},`, MaxLayers) + `{}]}`:                             errkind.ResourceExhausted,
-		strings.Repeat(" ", MaxBytes+1): errkind.ResourceExhausted,
+		strings.Repeat(" ", MaxBytes+1):                                                                                        errkind.ResourceExhausted,
 	} {
 		_, err := Parse(v1.MediaTypeImageManifest, []byte(body))
 		if !errkind.Is(err, kind) {

@@ -38,7 +38,9 @@ func choose(i *v1.Index, arch string) (v1.Descriptor, error) {
 			}
 			continue
 		}
-		offered = append(offered, strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/"))
+		if len(offered) < maxOffered {
+			offered = append(offered, quoted(strings.TrimSuffix(p.OS+"/"+p.Architecture+"/"+p.Variant, "/")))
+		}
 		if p.OS != "linux" || p.Architecture != arch {
 			continue
 		}
@@ -54,7 +56,7 @@ func choose(i *v1.Index, arch string) (v1.Descriptor, error) {
 	}
 	if rank == len(order) {
 		return best, errkind.New(errkind.NotFound, "cannot choose from index: no image for linux/%s, only for %s",
-			arch, strings.Join(offered[:min(len(offered), 20)], ", "))
+			arch, strings.Join(offered, ", "))
 	}
 	return best, nil
 }
