@@ -219,7 +219,7 @@ func (c *client) do(verb string, f func(context.Context) error) {
 // alive tells whether the daemon lives; one that has just killed itself may
 // need a moment to be seen dead.
 func (c *client) alive() bool {
-	for range 20 {
+	for range 1000 {
 		if !c.Running() {
 			return false
 		}

@@ -41,14 +41,45 @@ func everyImageStep(t *testing.T, keepBlobs bool) {
 	l := newLab(t, lab.Options{ShimGroup: "pod", Config: fmt.Sprintf("image.keep_blobs = %t\n", keepBlobs)})
 	kept := setUp(t, l)
 	image, want := pushStacked(t, l)
-	before := stored(t, l)
 	names := slices.DeleteFunc(failpoints(t, l.Daemon), func(name string) bool {
 		return !ofImages(name) || !keepBlobs && strings.HasPrefix(name, "image-pull/keep/")
 	})
+	atEachOf(t, l, names, kept, image, want, lab.ContainerConfig("c", image, "cat", "/twin"))
+}
+
+// TestEveryArtifactStep does the same with an artifact, which the container
+// mounts.
+func TestEveryArtifactStep(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	l := newLab(t, lab.Options{ShimGroup: "pod"})
+	kept := setUp(t, l)
+	packed, err := testimage.Layer{Files: []testimage.File{{Path: "/tree/leaf", Data: "green"}}}.Tar()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := l.Registry + "/model:1"
+	sum, err := testimage.PushArtifact(t.Context(), ref, "application/x-model",
+		testimage.Blob{MediaType: "application/octet-stream", Title: "weights/model.bin", Data: "weights"},
+		testimage.Blob{MediaType: "application/x.tar", Data: string(packed)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	container := lab.ContainerConfig("c", kept, "cat", "/model/weights/model.bin", "/model/tree/leaf")
+	container.Mounts = []*criv1.Mount{{ContainerPath: "/model", Readonly: true, Image: &criv1.ImageSpec{Image: ref}}}
+	names := slices.DeleteFunc(failpoints(t, l.Daemon), func(name string) bool { return !ofImages(name) })
+	atEachOf(t, l, names, kept, ref, sum.String(), container)
+}
+
+// atEachOf lets image, whose id is to be want, live once for each failpoint of
+// names, on a node that has the image kept beside it.
+func atEachOf(t *testing.T, l *lab.Lab, names []string, kept, image, want string, container *criv1.ContainerConfig) {
+	before := stored(t, l)
 	for n, name := range names {
 		t.Run(name, func(t *testing.T) {
 			c := &client{Lab: l, t: t, image: image, pod: fmt.Sprintf("image%d", n), failpoint: name}
-			c.imageLife(want)
+			c.imageLife(want, container)
 			if c.kills != 1 {
 				t.Errorf("the daemon was killed %d times at %s, want once", c.kills, name)
 			}
@@ -114,7 +145,7 @@ func stored(t *testing.T, l *lab.Lab) []string {
 	return paths
 }
 
-func (c *client) imageLife(want string) {
+func (c *client) imageLife(want string, container *criv1.ContainerConfig) {
 	if strings.HasPrefix(c.failpoint, "image-open/") {
 		c.crashedStart()
 	} else {
@@ -141,17 +172,17 @@ func (c *client) imageLife(want string) {
 	if list := c.images(); len(list) != 2 {
 		c.t.Errorf("after the pull there are %d images, want 2", len(list))
 	}
-	c.containerOn(rt, remove)
+	c.containerOn(rt, container, remove)
 	pull()
 	remove()
 	c.check("after the life")
 }
 
-// containerOn creates a container on the image, calls under, and removes it.
-func (c *client) containerOn(rt criv1.RuntimeServiceClient, under func()) {
+// containerOn creates a container, calls under, and removes it when it has
+// ended well.
+func (c *client) containerOn(rt criv1.RuntimeServiceClient, container *criv1.ContainerConfig, under func()) {
 	config := c.PodConfig(c.pod)
 	config.Linux.SecurityContext.NamespaceOptions.Network = criv1.NamespaceMode_NODE
-	container := lab.ContainerConfig("c", c.image, "cat", "/twin")
 	container.Linux.SecurityContext.NamespaceOptions.Network = criv1.NamespaceMode_NODE
 	var podID, id string
 	c.do("RunPodSandbox", func(ctx context.Context) error {
@@ -170,10 +201,11 @@ func (c *client) containerOn(rt criv1.RuntimeServiceClient, under func()) {
 		return err
 	})
 	err := lab.Eventually(c.t.Context(), 20*time.Second, func() error {
-		if s := c.state(id); s != criv1.ContainerState_CONTAINER_EXITED {
-			return fmt.Errorf("the container is %s", s)
+		r, err := rt.ContainerStatus(c.t.Context(), &criv1.ContainerStatusRequest{ContainerId: id})
+		if s := r.GetStatus(); err == nil && (s.State != criv1.ContainerState_CONTAINER_EXITED || s.ExitCode != 0) {
+			err = fmt.Errorf("the container is %s with code %d", s.State, s.ExitCode)
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		c.t.Error(err)

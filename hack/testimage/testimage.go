@@ -82,7 +82,7 @@ func (i Image) Build() (v1.Image, error) {
 }
 
 func (l Layer) build(docker bool) (v1.Layer, error) {
-	blob, err := l.tar()
+	blob, err := l.Tar()
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +97,8 @@ func (l Layer) build(docker bool) (v1.Layer, error) {
 	}
 }
 
-func (l Layer) tar() ([]byte, error) {
+// Tar is the layer uncompressed.
+func (l Layer) Tar() ([]byte, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
 	seen := map[string]bool{"/": true}
