@@ -36,8 +36,8 @@ type PushRequest struct {
 // Push sends an image to a registry and gives the digest of its manifest. The
 // image id and the diff IDs are those of the image. Manifest and layers' blobs
 // are those with which it came, if they are kept; else the layers are
-// compressed anew, the same on every node. A blob that the registry has is not
-// sent.
+// compressed anew, the same on every node. A blob that the registry has, there
+// or in another repository that we know of, is not sent.
 func (s *Service) Push(ctx context.Context, r PushRequest) (digest.Digest, error) {
 	if r.Ref == "" {
 		r.Ref = r.Image
@@ -57,12 +57,24 @@ func (s *Service) Push(ctx context.Context, r PushRequest) (digest.Digest, error
 	if err != nil {
 		return "", kinded(err, "cannot push %s", ref)
 	}
+	to.From = s.neighbour(image, ref)
 	p := pushing{to: to, ref: ref, progress: r.Progress}
 	sum, err := s.push(ctx, p, image.ID)
 	if err != nil {
 		return "", kinded(err, "cannot push %s", ref)
 	}
 	return sum, nil
+}
+
+// neighbour gives another repository of ref's registry that may have the
+// image's blobs: one that it came from, or else one that it has the name of.
+func (s *Service) neighbour(image Image, ref refs.Ref) string {
+	for _, name := range slices.Concat(image.Digests, image.Tags) {
+		if r, err := refs.Parse(name, s.cfg.DefaultRegistry); err == nil && r.Host == ref.Host && r.Path != ref.Path {
+			return r.Path
+		}
+	}
+	return ""
 }
 
 // pushing is one push under way.

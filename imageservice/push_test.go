@@ -7,6 +7,9 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berth-runtime/berth/imageservice/refs"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
@@ -76,4 +79,21 @@ func TestPushRefusals(t *testing.T) {
 		}
 	}
 	sound(t, s)
+}
+
+func TestNeighbourIsAnotherRepositoryOfTheSameHost(t *testing.T) {
+	t.Parallel()
+	s := &Service{}
+	image := Image{Digests: []string{"quay.io/a/b@sha256:" + digest.FromString("x").Encoded()}, Tags: []string{"docker.io/library/c:1", "quay.io/a/d:2"}}
+	for to, want := range map[string]string{
+		"quay.io/a/e:1": "a/b", "quay.io/a/b:2": "a/d", "d:1": "library/c", "c:3": "", "ghcr.io/a/b:1": "",
+	} {
+		ref, err := refs.Parse(to, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.neighbour(image, ref); got != want {
+			t.Errorf("%s: %q, want %q", to, got, want)
+		}
+	}
 }

@@ -20,6 +20,11 @@ import (
 // used concurrently.
 type Pusher struct {
 	repo *Repository // with that one endpoint
+
+	// From is the path of another repository of the host that may have the
+	// blobs, which the host then need not be sent. Empty: none is known. It is
+	// set before the first use.
+	From string
 }
 
 // Pusher prepares to push to ref's repository with auth, which may be nil. It
@@ -33,14 +38,14 @@ func (c *Client) Pusher(ctx context.Context, ref refs.Ref, auth *Auth) (*Pusher,
 		if e.can&canPush != 0 {
 			e.auth.allowPush()
 			r.endpoints = []*endpoint{e}
-			return &Pusher{r}, nil
+			return &Pusher{repo: r}, nil
 		}
 	}
 	return nil, errkind.New(errkind.FailedPrecondition, "cannot push %s: hosts.toml leaves no host capable of it", ref)
 }
 
-// Blob uploads the blob d of size bytes unless the repository has it. open is
-// called for each attempt.
+// Blob uploads the blob d of size bytes unless the repository has it, or gets
+// it from the repository From. open is called for each attempt.
 func (p *Pusher) Blob(ctx context.Context, d digest.Digest, size int64, open func() (io.ReadCloser, error)) (sent bool, err error) {
 	if err := checkDigest(d); err != nil {
 		return false, err
@@ -52,8 +57,8 @@ func (p *Pusher) Blob(ctx context.Context, d digest.Digest, size int64, open fun
 			sent = false
 			return err
 		}
-		sent = true
-		return e.upload(ctx, p.repo.ref.Path, d, size, open)
+		sent, err = e.mountOrUpload(ctx, p.repo.ref.Path, p.From, d, outgoing{size: size, open: open})
+		return err
 	})
 	return sent && err == nil, err
 }
@@ -99,26 +104,50 @@ func (e *endpoint) hasBlob(ctx context.Context, path string, d digest.Digest) (b
 	return false, statusFailure("", resp)
 }
 
-// upload sends a blob in one piece: the POST says where to, the PUT has it.
-func (e *endpoint) upload(ctx context.Context, path string, d digest.Digest, size int64, open func() (io.ReadCloser, error)) error {
+// mountOrUpload has the host take the blob d from its repository from, or
+// sends it. A host that cannot mount answers as to any upload; one that does
+// not let us read from there refuses, and is asked for an upload alone.
+func (e *endpoint) mountOrUpload(ctx context.Context, path, from string, d digest.Digest, body outgoing) (sent bool, err error) {
+	if from != "" {
+		u := e.url(path, "blobs/uploads/")
+		q := u.Query()
+		q.Set("mount", d.String())
+		q.Set("from", from)
+		u.RawQuery = q.Encode()
+		resp, err := e.do(ctx, outgoing{method: http.MethodPost, url: u})
+		if err != nil {
+			return false, err
+		}
+		_ = resp.Body.Close()
+		switch resp.StatusCode {
+		case http.StatusCreated:
+			return false, nil
+		case http.StatusAccepted:
+			return true, e.upload(ctx, resp, d, body)
+		}
+	}
 	resp, err := e.do(ctx, outgoing{method: http.MethodPost, url: e.url(path, "blobs/uploads/")})
 	if err != nil {
-		return err
+		return false, err
 	}
 	_ = resp.Body.Close()
 	if resp.StatusCode != http.StatusAccepted {
-		return statusFailure("upload: ", resp)
+		return false, statusFailure("upload: ", resp)
 	}
-	to, err := e.uploadURL(resp)
+	return true, e.upload(ctx, resp, d, body)
+}
+
+// upload sends a blob in one piece to where begun, the answer to a POST, says.
+func (e *endpoint) upload(ctx context.Context, begun *http.Response, d digest.Digest, body outgoing) error {
+	to, err := e.uploadURL(begun)
 	if err != nil {
 		return err
 	}
 	q := to.Query()
 	q.Set("digest", d.String())
 	to.RawQuery = q.Encode()
-	resp, err = e.do(ctx, outgoing{
-		method: http.MethodPut, url: to, header: http.Header{"Content-Type": {"application/octet-stream"}}, size: size, open: open,
-	})
+	body.method, body.url, body.header = http.MethodPut, to, http.Header{"Content-Type": {"application/octet-stream"}}
+	resp, err := e.do(ctx, body)
 	if err != nil {
 		return err
 	}

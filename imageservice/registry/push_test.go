@@ -177,3 +177,69 @@ func TestSecurityCREDUploadURLs(t *testing.T) {
 		}
 	}
 }
+
+// repositories keeps blobs by repository, as registries of many users do.
+type repositories struct {
+	mu      sync.Mutex
+	blobs   map[string]bool // PATH@DIGEST
+	uploads int
+	mounts  bool // the host mounts
+	private bool // it lets nobody read from elsewhere
+}
+
+func (r *repositories) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	path, name, _ := strings.Cut(strings.TrimPrefix(req.URL.Path, "/v2/"), "/blobs/")
+	q := req.URL.Query()
+	switch {
+	case req.Method == http.MethodHead && !r.blobs[path+"@"+name]:
+		w.WriteHeader(http.StatusNotFound)
+	case req.Method == http.MethodHead:
+	case req.Method == http.MethodPost && q.Get("mount") != "" && r.private:
+		w.WriteHeader(http.StatusUnauthorized)
+	case req.Method == http.MethodPost && r.mounts && r.blobs[q.Get("from")+"@"+q.Get("mount")]:
+		r.blobs[path+"@"+q.Get("mount")] = true
+		w.WriteHeader(http.StatusCreated)
+	case req.Method == http.MethodPost:
+		w.Header().Set("Location", req.URL.Path+"1")
+		w.WriteHeader(http.StatusAccepted)
+	case req.Method == http.MethodPut:
+		b, _ := io.ReadAll(req.Body)
+		r.uploads++
+		r.blobs[path+"@"+digest.FromBytes(b).String()] = true
+		w.WriteHeader(http.StatusCreated)
+	}
+}
+
+func TestBlobOfANeighbourIsNotSent(t *testing.T) {
+	t.Parallel()
+	blob := []byte("a blob")
+	d := digest.FromBytes(blob)
+	for name, tt := range map[string]struct {
+		host    *repositories
+		from    string
+		uploads int
+	}{
+		"mounted":           {&repositories{mounts: true}, "team/old", 0},
+		"no neighbour":      {&repositories{mounts: true}, "", 1},
+		"not there":         {&repositories{mounts: true}, "team/other", 1},
+		"host cannot mount": {&repositories{}, "team/old", 1},
+		"host refuses":      {&repositories{mounts: true, private: true}, "team/old", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tt.host.blobs = map[string]bool{"team/old@" + d.String(): true}
+			srv := httptest.NewServer(tt.host)
+			t.Cleanup(srv.Close)
+			p, err := pusher(t, Config{}, strings.TrimPrefix(srv.URL, "http://")+"/team/new:1", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.From = tt.from
+			sent, err := p.Blob(t.Context(), d, int64(len(blob)), bytesOf(blob))
+			if err != nil || sent != (tt.uploads > 0) || tt.host.uploads != tt.uploads || !tt.host.blobs["team/new@"+d.String()] {
+				t.Errorf("sent %v, %v; the host had %d uploads and has %v", sent, err, tt.host.uploads, tt.host.blobs)
+			}
+		})
+	}
+}
