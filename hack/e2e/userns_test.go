@@ -107,7 +107,7 @@ func TestUserNamespaces(t *testing.T) {
 		if err := n.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		says("started", "echo started")
+		says("0:7 750", "stat -c '%u:%g %a' /")
 		status, err := n.runtime().PodSandboxStatus(t.Context(), &criv1.PodSandboxStatusRequest{PodSandboxId: pod})
 		if err != nil || status.Status.Linux.Namespaces.Options.UsernsOptions.GetUids()[0].GetHostId() != 1<<20 {
 			t.Errorf("after a crash of the daemon: %v, %v", status.GetStatus(), err)

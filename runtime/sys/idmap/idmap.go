@@ -36,16 +36,22 @@ type Map struct {
 	GID Range `json:"gid"`
 }
 
-// Owner is who, on the host, owns what uid and gid own in the namespace. Ids
-// that it does not have stay those of the host.
+// overflow is what the kernel shows for an id without a mapping; on the host
+// it is nobody.
+const overflow = 65534
+
+// Owner is who, on the host, owns what uid and gid own in the namespace. What
+// belongs there to an id that it does not have is nobody's on the host: an
+// image could name one that is another pod's.
 func (m Map) Owner(uid, gid uint32) (hostUID, hostGID int) {
+	hostUID, hostGID = overflow, overflow
 	if id, ok := m.UID.ToHost(uid); ok {
-		uid = id
+		hostUID = int(id)
 	}
 	if id, ok := m.GID.ToHost(gid); ok {
-		gid = id
+		hostGID = int(id)
 	}
-	return int(uid), int(gid)
+	return hostUID, hostGID
 }
 
 // Pinned is a user namespace and the path that it can be opened by.

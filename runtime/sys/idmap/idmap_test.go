@@ -1,8 +1,12 @@
 package idmap
 
 import (
+	"bufio"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -16,7 +20,8 @@ func TestOwner(t *testing.T) {
 	for _, c := range []struct{ uid, gid, wantUID, wantGID uint32 }{
 		{0, 0, 300000, 400000},
 		{65535, 999, 365535, 400999},
-		{65536, 1000, 65536, 1000}, // not of the namespace
+		{65536, 1000, 65534, 65534}, // not of the namespace
+		{300000, 400000, 65534, 65534},
 	} {
 		if uid, gid := shifted.Owner(c.uid, c.gid); uid != int(c.wantUID) || gid != int(c.wantGID) {
 			t.Errorf("%d:%d is %d:%d on the host, want %d:%d", c.uid, c.gid, uid, gid, c.wantUID, c.wantGID)
@@ -66,6 +71,61 @@ func TestWithLeavesNothing(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("process %s was left behind: %v", dir, err)
+	}
+}
+
+// maker is the environment variable that makes of the test program one that
+// makes namespaces, tells of them, and waits to be killed.
+const maker = "BERTH_TEST_IDMAP_MAKER"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(maker) != "" {
+		err := With(shifted, 0, func(path func(string) string) error {
+			fmt.Println(path("user"))
+			select {}
+		})
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// TestWithDiesWithItsMaker kills the maker while the child is stopped: it must
+// not go on, as what it would execute is the maker's own program.
+func TestWithDiesWithItsMaker(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), maker+"=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	path, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || !strings.HasPrefix(path, "/proc/") {
+		t.Fatalf("the maker says %q, %v", path, err)
+	}
+	pid, err := strconv.Atoi(strings.Split(path, "/")[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(child) }()
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	ended := []unix.PollFd{{Fd: int32(child), Events: unix.POLLIN}}
+	if n, err := unix.Poll(ended, 10_000); err != nil || n != 1 {
+		t.Errorf("process %d outlived its maker: %d, %v", pid, n, err)
+		_ = unix.Kill(pid, unix.SIGKILL)
 	}
 }
 
