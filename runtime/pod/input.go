@@ -21,7 +21,7 @@ import (
 func (t *Table) specInput(ctx context.Context, c *container) (*spec.Input, error) {
 	rec, pod := c.record(), c.pod.record()
 	if rec.Config.Security.Privileged && !pod.Config.Privileged {
-		return nil, errkind.New(errkind.FailedPrecondition, "the container is privileged but its pod %s is not", pod.ID)
+		return nil, errkind.New(errkind.FailedPrecondition, "it is privileged but its pod is not")
 	}
 	handler, err := t.handler(pod.Config.RuntimeHandler)
 	if err != nil {

@@ -130,7 +130,9 @@ func (t *Table) recoverContainers(ctx context.Context) {
 			t.forgetContainer(c)
 		case rec.Phase == phaseExited:
 			// The crash may have come before the cgroup was removed.
-			logged(ctx, "Cannot free an exited container", t.freeExited(ctx, c))
+			if err := t.freeExited(ctx, c); err != nil {
+				log.Error(err, "Cannot free an exited container", "container", c.id)
+			}
 		case rec.BootID != t.cfg.BootID:
 			t.settle(ctx, c)
 		default:

@@ -242,7 +242,9 @@ func (s *shims) sweep(ctx context.Context) error {
 				held++
 				continue
 			}
-			errs = append(errs, c.Delete(ctx, id))
+			if err := c.Delete(ctx, id); err != nil {
+				errs = append(errs, fmt.Errorf("cannot delete container %s: %w", id, err))
+			}
 		}
 		if held > 0 || s.cfg.Group == GroupNode && path == s.socket(nodeKey) || s.wanted(path) {
 			continue

@@ -141,7 +141,10 @@ func (t *Table) ReopenLog(ctx context.Context, v View, id string) error {
 	if err != nil {
 		return err
 	}
-	return shim.ReopenLog(ctx, c.id)
+	if err := shim.ReopenLog(ctx, c.id); err != nil {
+		return fmt.Errorf("cannot reopen the log of container %s: %w", c.id, err)
+	}
+	return nil
 }
 
 // adoptee is a process that a new shim is to take over.

@@ -22,10 +22,10 @@ func (s *server) attach(conn *shimrpc.Conn, id string, a *shimrpc.Attach, files 
 		want = append(want, crilog.Stderr)
 	}
 	if len(files) != len(want) {
-		return nil, errkind.New(errkind.InvalidArgument, "cannot attach to container %s: %d descriptors came for %d streams", id, len(files), len(want))
+		return nil, errkind.New(errkind.InvalidArgument, "%d descriptors came for %d streams", len(files), len(want))
 	}
 	if c.isEnded() {
-		return nil, errkind.New(errkind.FailedPrecondition, "cannot attach to container %s: it has ended", id)
+		return nil, errkind.New(errkind.FailedPrecondition, "it has ended")
 	}
 	var gone []<-chan struct{}
 	for i, name := range want {

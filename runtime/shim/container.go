@@ -50,7 +50,7 @@ func (s *server) reopenLog(id string) error {
 	case c.isEnded():
 		// A new file would be left behind by the kubelet, which removes the
 		// logs of a container that has ended only with the container.
-		return errkind.New(errkind.FailedPrecondition, "cannot reopen the log of container %s: it has ended", id)
+		return errkind.New(errkind.FailedPrecondition, "it has ended")
 	case c.log == nil:
 		return nil
 	}
@@ -87,7 +87,7 @@ func (s *server) console(id string) (*os.File, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.tty == nil {
-		return nil, errkind.New(errkind.FailedPrecondition, "cannot open the terminal of container %s: it has none", id)
+		return nil, errkind.New(errkind.FailedPrecondition, "it has no terminal")
 	}
 	return duplicate(c.tty)
 }
@@ -127,19 +127,19 @@ func (s *server) delete(id string) error {
 	}
 	if c.pidfd != nil {
 		if err := c.init.Signal(unix.SIGKILL); err != nil {
-			return fmt.Errorf("cannot kill container %s: %w", id, err)
+			return err
 		}
 	}
 	if err := cgroup.Kill(c.cgroup, unix.SIGKILL); err != nil {
-		return fmt.Errorf("cannot delete container %s: %w", id, err)
+		return err
 	}
 	select {
 	case <-c.ended:
 	case <-time.After(deadline):
-		return errkind.New(errkind.DeadlineExceeded, "cannot delete container %s: process %d has not ended %s after it was killed", id, c.init.Pid, deadline)
+		return errkind.New(errkind.DeadlineExceeded, "process %d has not ended %s after it was killed", c.init.Pid, deadline)
 	}
 	if err := s.destroy(c.Root, c.lc); err != nil {
-		return fmt.Errorf("cannot delete container %s: %w", id, err)
+		return err
 	}
 	c.release()
 	s.mu.Lock()
@@ -181,7 +181,7 @@ func (s *server) deleteUnknown(id string) error {
 		// Killed between making the directory and writing the state: the
 		// cgroup has a name that the daemon knows, the directory only this.
 		if err := os.RemoveAll(dir); err != nil {
-			return fmt.Errorf("cannot delete container %s: %w", id, err)
+			return err
 		}
 		return nil
 	}
@@ -192,10 +192,7 @@ func (s *server) deleteUnknown(id string) error {
 	if err == nil {
 		err = s.destroy(s.root, lc)
 	}
-	if err != nil {
-		return fmt.Errorf("cannot delete container %s: %w", id, err)
-	}
-	return nil
+	return err
 }
 
 // release closes and removes what the shim itself made for the container.

@@ -31,7 +31,7 @@ func (s *server) create(req *shimrpc.Create) (_ *shimrpc.Created, err error) {
 	unlock := s.ids.Lock(req.ID)
 	defer unlock()
 	if _, err := s.find(req.ID); err == nil {
-		return nil, errkind.New(errkind.AlreadyExists, "cannot create container %s: the shim has it already", req.ID)
+		return nil, errkind.New(errkind.AlreadyExists, "the shim has it already")
 	}
 	defer s.trim.Reset(trimAfter)
 	c := &container{Create: *req, ended: make(chan struct{})}
@@ -43,7 +43,7 @@ func (s *server) create(req *shimrpc.Create) (_ *shimrpc.Created, err error) {
 		err = s.launch(c, process)
 	}
 	if err != nil {
-		return nil, classify(fmt.Errorf("cannot create container %s: %w", req.ID, err), err)
+		return nil, classify(err)
 	}
 	created := &shimrpc.Created{Pid: c.init.Pid, StartTime: c.init.StartTime}
 	if c.TTY {
@@ -260,17 +260,17 @@ func (s *server) start(id string) error {
 	// own, blocking open goes on when it sees the reader.
 	fifo, err := openRaw(path, unix.O_RDONLY|unix.O_NONBLOCK)
 	if errors.Is(err, os.ErrNotExist) {
-		return errkind.New(errkind.FailedPrecondition, "cannot start container %s: it was started before", id)
+		return errkind.New(errkind.FailedPrecondition, "it was started before")
 	}
 	if err != nil {
-		return fmt.Errorf("cannot start container %s: %w", id, err)
+		return err
 	}
 	defer func() { _ = fifo.Close() }()
 	if err := c.awaitGo(fifo); err != nil {
-		return fmt.Errorf("cannot start container %s: %w", id, err)
+		return err
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("cannot start container %s: %w", id, err)
+		return err
 	}
 	s.trim.Reset(trimAfter)
 	return nil

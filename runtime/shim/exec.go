@@ -24,16 +24,16 @@ func (s *server) exec(conn *shimrpc.Conn, id string, e *shimrpc.Exec, files []*o
 		return nil, err
 	}
 	if e == nil {
-		return nil, errkind.New(errkind.InvalidArgument, "cannot execute in container %s: no process was named", id)
+		return nil, errkind.New(errkind.InvalidArgument, "no process was named")
 	}
 	// libcontainer's Start on a container whose init is dead leaks.
 	if c.isDead() {
-		return nil, errkind.New(errkind.FailedPrecondition, "cannot execute in container %s: it is not running", id)
+		return nil, errkind.New(errkind.FailedPrecondition, "it is not running")
 	}
 	defer s.trim.Reset(trimAfter)
 	p, tty, err := s.execStart(c, e, files)
 	if err != nil {
-		return nil, classify(fmt.Errorf("cannot execute %q in container %s: %w", first(e.Args), id, err), err)
+		return nil, classify(err)
 	}
 	// The process has its own; a reader waits for the end of all others.
 	for i, f := range files {
@@ -170,11 +170,4 @@ func (s *server) abort(p *libcontainer.Process) {
 	if pid, err := p.Pid(); err == nil {
 		s.starts.reaped(pid)
 	}
-}
-
-func first(args []string) string {
-	if len(args) == 0 {
-		return ""
-	}
-	return args[0]
 }

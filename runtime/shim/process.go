@@ -196,20 +196,20 @@ func hasX32() bool {
 	return e != unix.ENOSYS
 }
 
-// classify gives err the kind of cause, or that which its text tells: what
-// happens in a container's init reaches us as text only.
-func classify(err, cause error) error {
-	if errkind.Of(cause) != errkind.Unknown {
+// classify gives err the kind that its text tells: what happens in a
+// container's init reaches us as text only.
+func classify(err error) error {
+	if errkind.Of(err) != errkind.Unknown {
 		return err
 	}
-	if errors.Is(cause, libcontainer.ErrExist) {
+	if errors.Is(err, libcontainer.ErrExist) {
 		return errkind.New(errkind.AlreadyExists, "%w", err)
 	}
-	if errors.Is(cause, libcontainer.ErrNotRunning) {
+	if errors.Is(err, libcontainer.ErrNotRunning) {
 		return errkind.New(errkind.FailedPrecondition, "%w", err)
 	}
 	// Of the program: exec.LookPath's words.
-	if _, why, ok := strings.Cut(cause.Error(), "exec: "); ok {
+	if _, why, ok := strings.Cut(err.Error(), "exec: "); ok {
 		for _, w := range []string{"executable file not found", "no such file or directory", "permission denied", "is a directory"} {
 			if strings.Contains(why, w) {
 				return errkind.New(errkind.InvalidArgument, "%w", err)

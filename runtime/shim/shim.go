@@ -20,6 +20,8 @@
 //   - An exit is told to nobody before its log is drained, for a bounded time,
 //     and exit.json is written.
 //   - A panic in a goroutine of ours is one container's misfortune.
+//   - An error says why. Of which container and verb is said by the daemon,
+//     which asked.
 package shim
 
 import (
@@ -182,7 +184,7 @@ func (s *server) find(id string) (*container, error) {
 	if c := s.containers[id]; c != nil {
 		return c, nil
 	}
-	return nil, errkind.New(errkind.NotFound, "cannot find container %s in the shim", id)
+	return nil, errkind.New(errkind.NotFound, "the shim does not hold it")
 }
 
 // add puts c into the table. From here on its end is watched and told.

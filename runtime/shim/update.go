@@ -2,7 +2,6 @@ package shim
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -24,7 +23,7 @@ func (s *server) update(id, file string) error {
 	}
 	var r specs.LinuxResources
 	if err := readJSON(file, &r); err != nil {
-		return fmt.Errorf("cannot update container %s: %w", id, err)
+		return err
 	}
 	config := c.lc.Config()
 	group, res := *config.Cgroups, *config.Cgroups.Resources
@@ -35,13 +34,13 @@ func (s *server) update(id, file string) error {
 	config.Cgroups = &group
 	before, err := cgroup.ReadLimits(c.cgroup, slices.Collect(maps.Keys(r.Unified))...)
 	if err != nil {
-		return fmt.Errorf("cannot update container %s: %w", id, err)
+		return err
 	}
 	err = c.lc.Set(config)
 	// Start refuses a container with the flag set, and an exec is a Start.
 	res.SkipDevices = false
 	if err != nil {
-		return classify(fmt.Errorf("cannot update container %s: %w", id, errors.Join(err, before.Restore())), err)
+		return classify(errors.Join(err, before.Restore()))
 	}
 	return nil
 }

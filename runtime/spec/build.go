@@ -48,14 +48,6 @@ type Input struct {
 // Build makes the OCI specification of a container. The result shares nothing
 // with in that a caller could change.
 func Build(in Input) (*specs.Spec, error) {
-	s, err := build(in)
-	if err != nil {
-		return nil, errkind.New(errkind.Of(err), "cannot specify container %s: %w", in.Container.Metadata.Name, err)
-	}
-	return s, nil
-}
-
-func build(in Input) (*specs.Spec, error) {
 	sec := &in.Container.Security
 	if sec.Privileged && !in.Pod.Privileged {
 		return nil, errkind.New(errkind.InvalidArgument, "it asks to be privileged and its pod is not")
