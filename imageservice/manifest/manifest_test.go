@@ -1,6 +1,8 @@
 package manifest
 
 import (
+	"bytes"
+	"encoding/json"
 	"io/fs"
 	"path"
 	"strings"
@@ -83,18 +85,101 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+// What is read as a manifest or an index is that alone, is within its limits,
+// and reads the same when it is written again.
 func FuzzParse(f *testing.F) {
-	f.Add("", []byte(`{"schemaVersion":2,"manifests":[]}`))
-	f.Add("", []byte(`{"schemaVersion":2,"config":{"mediaType":"a/b","digest":"sha256:`+strings.Repeat("a", 64)+`"},"layers":[{"mediaType":"a/b","digest":"sha256:`+
-		strings.Repeat("b", 64)+`","annotations":{"org.opencontainers.image.title":"x/y"}},{"mediaType":"c.tar","digest":"sha256:`+strings.Repeat("c", 64)+`"}]}`))
+	const config = `"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"` + oneDigest + `","size":2}`
+	for _, body := range []string{
+		`{"schemaVersion":2,"manifests":[]}`, `{"schemaVersion":2,` + config + `,"layers":[]}`,
+		`{"schemaVersion":2,"manifests":[{"mediaType":"x","digest":"` + oneDigest + `","size":1,"platform":{"os":"linux","architecture":"amd64"}}]}`,
+		`{"schemaVersion":2,` + config + `,"layers":[{"mediaType":"` + DockerLayer + `.gzip","digest":"` + oneDigest + `","size":1}]}`,
+		`{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"` + oneDigest + `","size":2},"layers":[{"mediaType":"text/plain","digest":"` +
+			oneDigest + `","annotations":{"org.opencontainers.image.title":"../x"}}]}`,
+		`{"schemaVersion":1,"fsLayers":[]}`, `{"schemaVersion":2,"Manifests":[],"manifests":null}`, `{"schemaVersion":2,"manifests":[],` + config + `}`,
+	} {
+		f.Add("", []byte(body))
+		f.Add(v1.MediaTypeImageManifest, []byte(body))
+		f.Add(DockerIndex, []byte(body))
+	}
 	f.Fuzz(func(t *testing.T, mediaType string, b []byte) {
 		doc, err := Parse(mediaType, b)
-		if err == nil && (doc.Manifest == nil) == (doc.Index == nil) {
-			t.Errorf("neither manifest nor index, or both")
-		}
-		c, err := ParseConfig(b)
-		if err != nil || c.Artifact == nil {
+		if err != nil {
+			if len(err.Error()) > 2*maxQuoted {
+				t.Fatalf("an error of %d bytes", len(err.Error()))
+			}
 			return
+		}
+		if (doc.Manifest == nil) == (doc.Index == nil) {
+			t.Fatal("neither manifest nor index, or both")
+		}
+		var descriptors []v1.Descriptor
+		var written any = doc.Manifest
+		if doc.Index != nil {
+			descriptors, written = doc.Index.Manifests, doc.Index
+			_, _ = choose(doc.Index, "amd64")
+		} else {
+			descriptors = append(doc.Manifest.Layers, doc.Manifest.Config)
+		}
+		for _, d := range descriptors {
+			if len(d.Digest) != len(oneDigest) || d.Digest.Validate() != nil || d.Size < 0 {
+				t.Fatalf("descriptor %+v", d)
+			}
+		}
+		if len(descriptors) > maxDescriptors || doc.Manifest != nil && len(doc.Manifest.Layers) > MaxLayers {
+			t.Fatalf("%d descriptors", len(descriptors))
+		}
+		again, err := json.Marshal(written)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := Parse("", again)
+		if err != nil {
+			t.Fatalf("%q became %q: %v", b, again, err)
+		}
+		written = back.Manifest
+		if back.Index != nil {
+			written = back.Index
+		}
+		if third, err := json.Marshal(written); err != nil || !bytes.Equal(third, again) {
+			t.Fatalf("%q became %q, then %q, %v", b, again, third, err)
+		}
+	})
+}
+
+// What is read as a config has digests that can be paths, lists within their
+// limits, and, of an artifact, files below its root.
+func FuzzParseConfig(f *testing.F) {
+	for _, body := range []string{
+		`{}`, `{"os":"linux","config":{"Env":["A=b"],"Labels":{"a":"b"},"Volumes":{"/v":{}}},"rootfs":{"diff_ids":["` + oneDigest + `"]}}`,
+		`{"created":"2024-01-01T00:00:00Z","history":[{"created_by":"x","empty_layer":true}]}`, `{"os":"windows"}`, `{"rootfs":{"diff_ids":["sha256:../x"]}}`,
+		`{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"` + oneDigest + `","size":2},"layers":[{"mediaType":"text/plain","digest":"` +
+			oneDigest + `","annotations":{"org.opencontainers.image.title":"../x"}},{"mediaType":"text/plain","digest":"` + oneDigest + `","annotations":{"org.opencontainers.image.title":"a/b"}}]}`,
+		`{"schemaVersion":2,"config":{"mediaType":"a/b","digest":"` + oneDigest + `"},"layers":[{"mediaType":"a/b","digest":"sha256:` + strings.Repeat("b", 64) +
+			`","annotations":{"org.opencontainers.image.title":"x/y"}},{"mediaType":"c.tar","digest":"sha256:` + strings.Repeat("c", 64) + `"}]}`,
+	} {
+		f.Add([]byte(body))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := ParseConfig(b)
+		if err != nil {
+			if len(err.Error()) > 2*maxQuoted {
+				t.Fatalf("an error of %d bytes", len(err.Error()))
+			}
+			return
+		}
+		for _, d := range c.DiffIDs {
+			if len(d) != len(oneDigest) || d.Validate() != nil {
+				t.Fatalf("diff ID %q", d)
+			}
+		}
+		if len(c.DiffIDs) > MaxLayers || len(c.Image.Env) > maxEntries || len(c.Image.Labels) > maxEntries {
+			t.Fatal("more than the limits")
+		}
+		if c.Artifact == nil {
+			return
+		}
+		if len(c.Artifact.Parts) != len(c.DiffIDs) {
+			t.Fatalf("%d parts, %d ids", len(c.Artifact.Parts), len(c.DiffIDs))
 		}
 		at := map[string]digest.Digest{}
 		for i := range c.Artifact.Parts {

@@ -1,6 +1,9 @@
 package refs_test
 
 import (
+	"net/url"
+	"path"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -120,21 +123,39 @@ func TestIsLoopback(t *testing.T) {
 	}
 }
 
+// A reference that parses is a fixed point of its full and its short form, and
+// its parts fit into paths and URLs.
 func FuzzParse(f *testing.F) {
-	f.Add("busybox:1@"+dgst.String(), "")
-	f.Add("LOCALHOST:5000/a", "quay.io")
-	f.Add("web", "nodots")
+	for _, s := range []string{
+		"busybox:1@" + dgst.String(), "LOCALHOST:5000/a", "web", "quay.io/a/b:v1", "[::1]:5000/web", "index.docker.io/library/x",
+		"a/../b", "docker.io/library/library", "library/x", "localhost/x:y", hex64, "x@sha256:" + hex64, "A.b/c", "b.\u212a/c", "-x/y", "x.:5/a",
+	} {
+		f.Add(s, "")
+		f.Add(s, "quay.io")
+		f.Add(s, "nodots")
+	}
 	f.Fuzz(func(t *testing.T, s, host string) {
 		r, err := refs.Parse(s, host)
 		if err != nil {
+			if !errkind.Is(err, errkind.InvalidArgument) {
+				t.Fatalf("Parse(%q, %q): %v", s, host, err)
+			}
 			return
 		}
-		again, err := refs.Parse(r.String(), "")
-		if err != nil || again.String() != r.String() {
+		again, err := refs.Parse(r.String(), host)
+		if err != nil || again.String() != r.String() || again.Host != r.Host || again.Path != r.Path {
 			t.Errorf("Parse(%q, %q) = %q, which parses to %q, %v", s, host, r.String(), again.String(), err)
 		}
-		if strings.Contains(r.Name(), "/../") {
-			t.Errorf("Parse(%q) leaves the path: %q", s, r.Name())
+		short, err := refs.Parse(r.Short(), "")
+		if err != nil || short.String() != r.String() {
+			t.Errorf("Parse(%q, %q) = %q, whose short form %q parses to %q, %v", s, host, r.String(), r.Short(), short.String(), err)
+		}
+		u, err := url.Parse("https://" + r.Host + "/v2/" + r.Path + "/manifests/x")
+		if err != nil || u.Host != r.Host || u.User != nil || path.Clean(u.Path) != u.Path || u.Path != "/v2/"+r.Path+"/manifests/x" {
+			t.Errorf("Parse(%q, %q) = %+v makes the URL %v, %v", s, host, r, u, err)
+		}
+		if !filepath.IsLocal(r.Host) || strings.ContainsRune(r.Host, filepath.Separator) {
+			t.Errorf("Parse(%q, %q) has the host %q, which is no name of a file", s, host, r.Host)
 		}
 	})
 }

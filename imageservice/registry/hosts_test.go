@@ -236,25 +236,3 @@ func TestSecurityCREDStaysOutOfTheClear(t *testing.T) {
 		}
 	}
 }
-
-func FuzzParseHosts(f *testing.F) {
-	f.Add("server = 'a'\n[host.b]\nclient = [['x','y']]\nheader = {a = ['b']}\n")
-	f.Fuzz(func(t *testing.T, text string) {
-		hosts, err := parseHosts("hosts.toml", []byte(text), "quay.io", false)
-		if err == nil && len(hosts) == 0 {
-			t.Error("neither hosts nor an error")
-		}
-	})
-}
-
-func FuzzParseChallenges(f *testing.F) {
-	f.Add(`Basic realm="x", Bearer realm="https://a\"b", service=c`)
-	f.Add(`Bearer realm="unterminated`)
-	f.Fuzz(func(t *testing.T, header string) {
-		for _, c := range parseChallenges([]string{header}) {
-			if c.scheme == "" {
-				t.Errorf("%q has a challenge without scheme", header)
-			}
-		}
-	})
-}

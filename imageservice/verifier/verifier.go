@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
@@ -31,9 +32,14 @@ import (
 // DefaultTimeout is how long one program may take.
 const DefaultTimeout = 10 * time.Second
 
-// maxOutput bounds what is kept of each output of a program, in bytes. The
-// reason goes into an event of the pod.
-const maxOutput = 4 << 10
+const (
+	// maxOutput bounds what is kept of each output of a program, in bytes. The
+	// reason goes into an event of the pod.
+	maxOutput = 4 << 10
+
+	// maxPrograms is containerd's default. There those beyond it are skipped.
+	maxPrograms = 10
+)
 
 // Refusal says which program refuses an image, and why.
 type Refusal struct{ Program, Reason string }
@@ -59,6 +65,9 @@ func (p Programs) Verify(ctx context.Context, name string, image v1.Descriptor) 
 	entries, err := os.ReadDir(p.Dir)
 	if err != nil {
 		return &Refusal{p.Dir, fmt.Sprintf("cannot list the verifiers: %v", err)}
+	}
+	if len(entries) > maxPrograms {
+		return &Refusal{p.Dir, fmt.Sprintf("it has %d verifiers, more than %d", len(entries), maxPrograms)}
 	}
 	stdin, err := json.Marshal(image)
 	if err != nil {
@@ -112,14 +121,30 @@ func (p Programs) run(ctx context.Context, program string, args []string, stdin 
 }
 
 // head keeps the beginning of what is written to it.
-type head struct{ kept []byte }
+type head struct {
+	kept []byte
+	cut  bool // there was more
+}
 
 func (h *head) Write(b []byte) (int, error) {
-	h.kept = append(h.kept, b[:min(len(b), maxOutput-len(h.kept))]...)
+	room := maxOutput - len(h.kept)
+	h.kept = append(h.kept, b[:min(len(b), room)]...)
+	h.cut = h.cut || len(b) > room
 	return len(b), nil
 }
 
-// text is what may go into a message.
+// text is what may go into a message: a program may repeat what an image says
+// of itself.
 func (h *head) text() string {
-	return strings.TrimSpace(strings.ToValidUTF8(string(h.kept), "?"))
+	text := strings.ToValidUTF8(string(h.kept), "?")
+	text = strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r != '\n' && !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, text))
+	if h.cut {
+		text += " (truncated)"
+	}
+	return text
 }

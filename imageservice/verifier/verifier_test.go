@@ -3,11 +3,13 @@ package verifier
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -41,6 +43,8 @@ func TestEveryVerifierMustAgree(t *testing.T) {
 		"no reason":        {map[string]string{"a": "exit 4"}, "exit status 4"},
 		"killed":           {map[string]string{"a": "kill -9 $$"}, "killed"},
 		"no end of words":  {map[string]string{"a": "head -c 1000000 /dev/zero | tr '\\0' x; exit 1"}, "xxx"},
+		"cut":              {map[string]string{"a": "head -c 4097 /dev/zero | tr '\\0' x; exit 1"}, "x (truncated)"},
+		"control":          {map[string]string{"a": "printf 'a\\033[2J\\rb'; exit 1"}, "a [2J b"},
 		"no text":          {map[string]string{"a": "printf 'a\\377b'; exit 1"}, "a?b"},
 	} {
 		p := programs(t, c.scripts)
@@ -49,7 +53,7 @@ func TestEveryVerifierMustAgree(t *testing.T) {
 		switch {
 		case c.says == "" && err != nil:
 			t.Errorf("%s: %v", name, err)
-		case c.says != "" && (!errors.As(err, &refusal) || !strings.Contains(err.Error(), c.says) || len(refusal.Reason) > maxOutput):
+		case c.says != "" && (!errors.As(err, &refusal) || !strings.Contains(err.Error(), c.says) || len(refusal.Reason) > maxOutput+len(" (truncated)")):
 			t.Errorf("%s: got %.200v, want a refusal with %q", name, err, c.says)
 		}
 	}
@@ -73,10 +77,15 @@ func TestNoVerdictIsARefusal(t *testing.T) {
 	if err := os.Chmod(filepath.Join(broken.Dir, "a"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	crowd := map[string]string{}
+	for i := range maxPrograms + 1 {
+		crowd[fmt.Sprint(i)] = "exit 0"
+	}
 	for says, p := range map[string]Programs{
-		"has not answered":          slow,
-		"cannot be run":             broken,
-		"cannot list the verifiers": {Dir: filepath.Join(broken.Dir, "absent")},
+		"11 verifiers, more than 10": programs(t, crowd),
+		"has not answered":           slow,
+		"cannot be run":              broken,
+		"cannot list the verifiers":  {Dir: filepath.Join(broken.Dir, "absent")},
 	} {
 		var refusal *Refusal
 		if err := p.Verify(t.Context(), "a", image); !errors.As(err, &refusal) || !strings.Contains(err.Error(), says) {
@@ -121,4 +130,32 @@ func TestCancelledIsNoRefusal(t *testing.T) {
 	if err := p.Verify(ctx, "a", image); !errors.Is(err, context.Canceled) || errors.As(err, &refusal) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// Whatever programs write, in whatever pieces, a message gets a bounded piece
+// of text from it, and the same text however it was cut.
+func FuzzAnswer(f *testing.F) {
+	f.Add([]byte("no signature\n"), 3)
+	f.Add([]byte("\xff\x1b[2J\r\x00"), 1)
+	f.Add([]byte(strings.Repeat("x", maxOutput+1)), 4095)
+	f.Add([]byte(strings.Repeat("\u00e4", maxOutput)), 7)
+	f.Fuzz(func(t *testing.T, said []byte, piece int) {
+		piece = max(1, piece)
+		var whole, pieces head
+		_, _ = whole.Write(said)
+		for rest := said; len(rest) > 0; {
+			n := min(piece, len(rest))
+			if wrote, err := pieces.Write(rest[:n]); wrote != n || err != nil {
+				t.Fatalf("took %d of %d bytes, %v", wrote, n, err)
+			}
+			rest = rest[n:]
+		}
+		text := whole.text()
+		if text != pieces.text() {
+			t.Fatalf("%q or, in pieces, %q", text, pieces.text())
+		}
+		if len(text) > maxOutput+len(" (truncated)") || !utf8.ValidString(text) || strings.ContainsAny(text, "\r\x1b\x00") {
+			t.Fatalf("%q became %q", said, text)
+		}
+	})
 }
