@@ -9,7 +9,6 @@
 package snapshot
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -154,75 +153,6 @@ func Unmount(target string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("cannot remove %s: %w", target, err)
-	}
-	return nil
-}
-
-// Usage adds up the upper directory. Files with several links count once. The
-// container may change the tree meanwhile, and would like to lead us out of
-// it: each directory is opened from the root's handle, following no link.
-func (d Dirs) Usage(ctx context.Context) (bytes, inodes uint64, err error) {
-	root, err := os.OpenFile(d.Upper, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer func() { _ = root.Close() }()
-	w := walk{root: root, linked: map[uint64]bool{}, todo: []string{"."}, inodes: 1}
-	for len(w.todo) > 0 {
-		if err := ctx.Err(); err != nil {
-			return 0, 0, err
-		}
-		dir := w.todo[len(w.todo)-1]
-		w.todo = w.todo[:len(w.todo)-1]
-		err := w.directory(dir)
-		// Gone or changed meanwhile, or deeper than any path reaches.
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENAMETOOLONG) {
-			continue
-		}
-		if err != nil {
-			return 0, 0, err
-		}
-	}
-	return w.bytes, w.inodes, nil
-}
-
-type walk struct {
-	root          *os.File
-	todo          []string
-	linked        map[uint64]bool // inodes with several links; all are on one device
-	bytes, inodes uint64
-}
-
-func (w *walk) directory(dir string) error {
-	fd, err := unix.Openat2(int(w.root.Fd()), dir, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
-	})
-	if err != nil {
-		return err
-	}
-	f := os.NewFile(uintptr(fd), dir)
-	defer func() { _ = f.Close() }()
-	names, err := f.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		var st unix.Stat_t
-		if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			continue
-		}
-		isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
-		if isDir {
-			w.todo = append(w.todo, filepath.Join(dir, name))
-		} else if st.Nlink > 1 {
-			if w.linked[st.Ino] {
-				continue
-			}
-			w.linked[st.Ino] = true
-		}
-		w.bytes += uint64(st.Blocks) * 512
-		w.inodes++
 	}
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func layers(t *testing.T, n int) (lowers []string, root string) {
@@ -93,4 +95,58 @@ func TestUsageFollowsNoLink(t *testing.T) {
 	if _, inodes, err := d.Usage(context.Background()); err != nil || inodes != 2 {
 		t.Errorf("counted %d inodes (%v)", inodes, err)
 	}
+}
+
+// What lies deeper than any path reaches takes up space all the same.
+func TestUsageOfDeepDirectories(t *testing.T) {
+	lowers, root := layers(t, 1)
+	d := At(filepath.Join(root, "s"))
+	if err := d.Create(lowers[0], nil); err != nil {
+		t.Fatal(err)
+	}
+	const depth, name = 1000, "directory"
+	dir, err := os.Open(d.Upper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range depth {
+		// Each has a sibling, so that the walk comes back to every height.
+		for _, name := range []string{name, "beside"} {
+			if err := unix.Mkdirat(int(dir.Fd()), name, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fd, err := unix.Openat(int(dir.Fd()), name, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = dir.Close()
+		dir = os.NewFile(uintptr(fd), name)
+	}
+	defer func() { _ = dir.Close() }()
+	fd, err := unix.Openat(int(dir.Fd()), "hidden", unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "hidden")
+	defer func() { _ = f.Close() }()
+	if _, err := f.Write(make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	before := openFiles(t)
+	if bytes, inodes, err := d.Usage(context.Background()); err != nil || inodes != 1+2*depth+1 || bytes < 1<<20 {
+		t.Errorf("counted %d bytes in %d inodes, %v", bytes, inodes, err)
+	}
+	if after := openFiles(t); after != before {
+		t.Errorf("%d files were open, and then %d", before, after)
+	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(fds)
 }
