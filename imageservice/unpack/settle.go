@@ -265,7 +265,7 @@ func (s *settler) link(l Link) error {
 		return err
 	}
 	if n == nil || n.is(unix.S_IFDIR) {
-		return errkind.New(errkind.InvalidArgument, "it links to %q, which is no file of this layer or of those below", l.Target)
+		return errkind.New(errkind.InvalidArgument, "it links to %.256q, which is no file of this layer or of those below", l.Target)
 	}
 	name := s.current(l.Name)
 	if d, _, err := s.tree.find(name); err == nil {

@@ -95,7 +95,8 @@ func Layer(ctx context.Context, r io.Reader, dir string, limits Limits) (Result,
 		sums:    map[uint64]uint32{},
 		buf:     make([]byte, 256<<10),
 	}
-	tr := tar.NewReader(r)
+	src := &source{r: r}
+	tr := tar.NewReader(src)
 	for n := 1; ; n++ {
 		if err := ctx.Err(); err != nil {
 			return Result{}, err
@@ -105,7 +106,7 @@ func Layer(ctx context.Context, r io.Reader, dir string, limits Limits) (Result,
 			break
 		}
 		if err != nil {
-			return Result{}, badTar("cannot unpack layer", err)
+			return Result{}, src.blame(err)
 		}
 		if n > limits.Entries {
 			return Result{}, errkind.New(errkind.ResourceExhausted, "cannot unpack layer: it has more than %d entries", limits.Entries)
@@ -357,9 +358,9 @@ func (u *unpacker) link(at place, h *tar.Header) error {
 	})
 	switch {
 	case errors.Is(err, unix.EPERM):
-		return errkind.New(errkind.InvalidArgument, "it links to %q, which is a directory", h.Linkname)
+		return errkind.New(errkind.InvalidArgument, "it links to %.256q, which is a directory", h.Linkname)
 	case errors.Is(err, unix.ENOENT):
-		return errkind.New(errkind.InvalidArgument, "it links to %q, which it replaces", h.Linkname)
+		return errkind.New(errkind.InvalidArgument, "it links to %.256q, which it replaces", h.Linkname)
 	}
 	return err
 }
@@ -416,11 +417,23 @@ func entryError(name string, err error) error {
 	return errkind.New(kind, "cannot unpack entry %q: %w", name, err)
 }
 
-// badTar gives what the tar reader says a kind, unless it only passes on what
-// the stream below it said.
-func badTar(what string, err error) error {
-	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errkind.New(errkind.InvalidArgument, "%s: %w", what, err)
+// source remembers how r failed, to tell a broken tar from a broken stream.
+type source struct {
+	r   io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
 	}
-	return err
+	return n, err
+}
+
+func (s *source) blame(err error) error {
+	if s.err != nil {
+		return s.err
+	}
+	return errkind.New(errkind.InvalidArgument, "cannot unpack layer: %w", err)
 }
