@@ -7,10 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/berth-runtime/berth/cri/admin/api"
@@ -42,6 +45,35 @@ func dockerConfigFile() string {
 		dir = filepath.Join(home, ".docker")
 	}
 	return filepath.Join(dir, "config.json")
+}
+
+// maxDockerConfig and maxAnswer bound what is read of files and helpers.
+const (
+	maxDockerConfig = 4 << 20
+	maxAnswer       = 1 << 20
+)
+
+func readDockerConfig(file string) (dockerConfig, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return dockerConfig{}, err
+	}
+	defer func() { _ = f.Close() }()
+	text, err := io.ReadAll(io.LimitReader(f, maxDockerConfig+1))
+	if err == nil && len(text) > maxDockerConfig {
+		err = fmt.Errorf("it has more than %d bytes", maxDockerConfig)
+	}
+	if err != nil {
+		return dockerConfig{}, err
+	}
+	return parseDockerConfig(text)
+}
+
+// parseDockerConfig reads a config.json. A part that cannot be read makes it an
+// error, lest credentials that are meant to come from a helper come from
+// somewhere else, or go (CVE-2021-41092).
+func parseDockerConfig(text []byte) (config dockerConfig, err error) {
+	return config, json.Unmarshal(text, &config)
 }
 
 // credentials gives what is to be sent for ref: what --creds says, else what
@@ -122,7 +154,22 @@ func (d *dockerConfig) lookup(ctx context.Context, host string) (api.Credentials
 			return a.credentials(host)
 		}
 	}
+	// As docker does, any URL of that host.
+	for _, key := range slices.Sorted(maps.Keys(d.Auths)) {
+		if a := d.Auths[key]; hostOf(key) == host && a != (dockerAuth{}) {
+			return a.credentials(host)
+		}
+	}
 	return api.Credentials{}, nil
+}
+
+// hostOf is the host of an URL whose scheme may lack.
+func hostOf(key string) string {
+	if _, after, ok := strings.Cut(key, "://"); ok {
+		key = after
+	}
+	host, _, _ := strings.Cut(key, "/")
+	return host
 }
 
 func (a dockerAuth) credentials(host string) (api.Credentials, error) {
@@ -148,21 +195,51 @@ func askHelper(ctx context.Context, helper, key, host string) (api.Credentials, 
 	}
 	cmd := exec.CommandContext(ctx, program, "get")
 	cmd.Stdin = strings.NewReader(key)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
+	out, errs := &capped{most: maxAnswer}, &capped{most: maxAnswer}
+	cmd.Stdout, cmd.Stderr = out, errs
 	if err := cmd.Run(); err != nil {
 		said := strings.TrimSpace(out.String() + errs.String())
 		if strings.Contains(said, "credentials not found") {
 			return api.Credentials{}, nil
 		}
-		return api.Credentials{}, fmt.Errorf("%s: %w: %s", program, err, said)
+		return api.Credentials{}, fmt.Errorf("%s: %w: %s", program, err, firstLine(said))
 	}
+	got, err := parseHelperAnswer(out.Bytes(), host)
+	if err != nil {
+		return api.Credentials{}, fmt.Errorf("%s %w", program, err)
+	}
+	return got, nil
+}
+
+// parseHelperAnswer reads what a helper writes for host. Its errors do not
+// quote it.
+func parseHelperAnswer(answer []byte, host string) (api.Credentials, error) {
 	var got struct{ Username, Secret string }
-	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
-		return api.Credentials{}, fmt.Errorf("%s did not answer with JSON", program)
+	if len(answer) >= maxAnswer || json.Unmarshal(answer, &got) != nil {
+		return api.Credentials{}, errors.New("did not answer with JSON")
 	}
-	if got.Username == "<token>" {
+	switch got.Username {
+	case "":
+		return api.Credentials{}, nil
+	case "<token>":
 		return api.Credentials{IdentityToken: got.Secret, Server: host}, nil
 	}
 	return api.Credentials{Username: got.Username, Password: got.Secret, Server: host}, nil
+}
+
+// firstLine is what may go of a helper's words into an error.
+func firstLine(said string) string {
+	line, _, _ := strings.Cut(said, "\n")
+	return line[:min(len(line), 200)]
+}
+
+// capped keeps the beginning of what is written to it.
+type capped struct {
+	bytes.Buffer
+	most int
+}
+
+func (c *capped) Write(p []byte) (int, error) {
+	_, _ = c.Buffer.Write(p[:min(len(p), c.most-c.Len())])
+	return len(p), nil
 }
