@@ -289,7 +289,10 @@ func unpackStream(ctx context.Context, blob io.Reader, dir string, src source, p
 	defer func() { _ = plain.Close() }()
 	limits := unpack.DefaultLimits()
 	limits.Bytes = src.tarLimit(pad)
-	tar := &meter{ctx: ctx, r: rec.Tee(plain), hash: sha256.New(), limit: limits.Bytes}
+	tar := &meter{ctx: ctx, r: rec.Tee(plain), limit: limits.Bytes}
+	if src.part == nil { // which has no diff ID to be held to
+		tar.hash = sha256.New()
+	}
 	r, err := unpack.Layer(ctx, tar, dir, limits)
 	if err != nil {
 		return unpack.Result{}, "", err
@@ -297,6 +300,9 @@ func unpackStream(ctx context.Context, blob io.Reader, dir string, src source, p
 	// Padding after the end of the tar is part of its digest.
 	if _, err := io.Copy(io.Discard, tar); err != nil {
 		return unpack.Result{}, "", err
+	}
+	if tar.hash == nil {
+		return r, "", nil
 	}
 	return r, digest.NewDigest(digest.SHA256, tar.hash), nil
 }
@@ -315,7 +321,7 @@ const reportEvery = 1 << 20
 type meter struct {
 	ctx      context.Context //nolint:containedctx // lives as long as the one stream it is for
 	r        io.Reader
-	hash     hash.Hash
+	hash     hash.Hash   // nil for none
 	limit    int64       // 0 for none
 	report   func(int64) // may be nil
 	n        int64
@@ -327,7 +333,9 @@ func (m *meter) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := m.r.Read(p)
-	_, _ = m.hash.Write(p[:n])
+	if m.hash != nil {
+		_, _ = m.hash.Write(p[:n])
+	}
 	if m.n += int64(n); m.limit > 0 && m.n > m.limit {
 		return n, errkind.New(errkind.ResourceExhausted, "cannot unpack layer: decompressed it has more than %d bytes, too many for its blob", m.limit)
 	}

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -220,6 +221,13 @@ func TestArtifacts(t *testing.T) {
 	if err != nil || st.Image.GetId() != id || st.Image.GetSize() == 0 || len(st.Image.GetRepoTags()) != 1 {
 		t.Errorf("its status is %v, %v", st, err)
 	}
+	if out := n.berth("history", ref); !strings.Contains(out, "weights/model.bin") || !strings.Contains(out, "README.md") {
+		t.Errorf("its history is %s", out)
+	}
+	if out := n.berth("inspect", ref); !strings.Contains(out, `"type": "application/x-model"`) || !strings.Contains(out, `"path": "README.md"`) {
+		t.Errorf("berth inspect has %s", out)
+	}
+	n.flipArtifact(ref, id)
 	if out, err := n.Berth(t.Context(), "run", "--pull=never", ref, "true"); err == nil || !strings.Contains(err.Error()+out, "artifact") {
 		t.Errorf("running it: %s, %v", out, err)
 	}
@@ -240,6 +248,29 @@ func TestArtifacts(t *testing.T) {
 	_, err = n.Crictl(t.Context(), "exec", "-s", container, "touch", "/model/new")
 	if err == nil || !strings.Contains(err.Error(), "Read-only file system") {
 		t.Errorf("writing to it gives %v", err)
+	}
+}
+
+// flipArtifact breaks a file of the artifact TestArtifacts has, which check
+// finds and repairs, and saves the artifact and loads it again.
+func (n *node) flipArtifact(ref, id string) {
+	n.t.Helper()
+	files, err := filepath.Glob(filepath.Join(n.Root, "images", "l", "*", "fs", "README.md"))
+	if err != nil || len(files) != 1 {
+		n.t.Fatalf("its file is at %q, %v", files, err)
+	}
+	if err := os.WriteFile(files[0], []byte("# Model\n"), 0o644); err != nil {
+		n.t.Fatal(err)
+	}
+	if out, err := n.Berth(n.t.Context(), "check"); err == nil || !strings.Contains(out, `file "README.md": its content differs`) || !strings.Contains(out, id[:len("sha256:")+12]) {
+		n.t.Errorf("berth check finds %s, %v", out, err)
+	}
+	n.berth("check", "--repair")
+	archive := filepath.Join(n.Dir, "model.tar")
+	n.berth("save", "--format", "oci", "-o", archive, ref)
+	n.berth("rmi", ref)
+	if out := n.berth("load", "-i", archive); !strings.Contains(out, ref) || !strings.Contains(out, strings.TrimPrefix(id, "sha256:")[:12]) {
+		n.t.Errorf("loaded it is %s", out)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/opencontainers/go-digest"
@@ -155,6 +156,9 @@ func parseArtifactConfig(b []byte) (Config, error) {
 		return Config{}, invalid("it is not that of an artifact")
 	}
 	c := Config{Artifact: artifactOf(doc.Manifest)}
+	if t, err := time.Parse(time.RFC3339, doc.Manifest.Annotations[v1.AnnotationCreated]); err == nil {
+		c.Created = t
+	}
 	for _, p := range c.Artifact.Parts {
 		c.DiffIDs = append(c.DiffIDs, p.ID())
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
@@ -121,6 +122,12 @@ func TestArtifactTypeAndConfig(t *testing.T) {
 	helm := `{"schemaVersion":2,"config":{"mediaType":"application/vnd.cncf.helm.config.v1+json",` + blob + `}`
 	if c, err = ParseConfig([]byte(helm)); err != nil || c.Artifact.Type != "application/vnd.cncf.helm.config.v1+json" {
 		t.Errorf("%+v, %v", c, err)
+	}
+	for date, want := range map[string]time.Time{"2026-01-02T03:04:05Z": time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), "yesterday": {}} {
+		dated := strings.TrimSuffix(helm, "}") + `,"annotations":{"org.opencontainers.image.created":"` + date + `"}}`
+		if c, err = ParseConfig([]byte(dated)); err != nil || !c.Created.Equal(want) {
+			t.Errorf("created %s: %v, %v", date, c.Created, err)
+		}
 	}
 	for what, b := range map[string]string{
 		"of an image":      `{"schemaVersion":2,"config":{"mediaType":"` + v1.MediaTypeImageConfig + `",` + blob + `}`,
