@@ -10,6 +10,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -21,6 +22,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -39,6 +41,7 @@ type Options struct {
 	Config    string            // more TOML for the daemon
 	Daemon    string            // path of berthd; default: bin/berthd of the clone
 	Env       map[string]string // more environment of the daemon
+	LogLevel  int               // of the daemon; 0 means 4
 }
 
 // Lab is one node on trial.
@@ -173,7 +176,8 @@ func (l *Lab) writeConfig() error {
 
 // Start starts the daemon and waits until it answers.
 func (l *Lab) Start(ctx context.Context) error {
-	args := []string{"--config", l.config, "--root", l.Root, "--state", l.State, "--cgroup-parent", l.CgroupParent, "--log-level", "4"}
+	level := strconv.Itoa(cmp.Or(l.LogLevel, 4))
+	args := []string{"--config", l.config, "--root", l.Root, "--state", l.State, "--cgroup-parent", l.CgroupParent, "--log-level", level}
 	p, err := startProcess(l.Daemon, args, l.Env, filepath.Join(l.Dir, "berthd.log"))
 	if err != nil {
 		return err
