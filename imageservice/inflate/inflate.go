@@ -34,7 +34,7 @@ func Reader(r io.Reader) (io.ReadCloser, error) {
 			return nil, src.blame("gzip", err)
 		}
 		return &reader{src: src, name: "gzip", r: z, close: z.Close}, nil
-	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+	case isZstd(magic):
 		z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, src.blame("zstd", err)
@@ -42,6 +42,13 @@ func Reader(r io.Reader) (io.ReadCloser, error) {
 		return &reader{src: src, name: "zstd", r: z, close: func() error { z.Close(); return nil }}, nil
 	}
 	return io.NopCloser(b), nil
+}
+
+// isZstd reports whether a stream begins with a frame of zstd, be it one that
+// is skipped: pzstd puts such before each of its frames.
+func isZstd(magic []byte) bool {
+	skippable := len(magic) == 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:], []byte{0x2a, 0x4d, 0x18})
+	return skippable || bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd})
 }
 
 // source remembers how r failed, to tell a broken stream from a broken connection.
