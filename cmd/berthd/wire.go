@@ -82,6 +82,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 
 		Handlers: cfg.handlers(),
 		CDI:      cfg.CDI.Dirs,
+		AppArmor: defaultAppArmor(ctx),
 	})
 	if err != nil {
 		closeNetwork()

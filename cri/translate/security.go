@@ -144,13 +144,18 @@ func localSeccomp(path string) (*spec.Seccomp, error) {
 	return &spec.Seccomp{Mode: spec.SeccompLocalhost, Path: path}, nil
 }
 
-// apparmorProfile gives the name of the profile to run under. The runtime's
-// default is none: we load no profile of our own.
+// unconfined is the name for no AppArmor profile at all.
+const unconfined = "unconfined"
+
+// apparmorProfile gives the name of the profile to run under: empty for the
+// runtime's default, which is also what nothing means.
 func apparmorProfile(p *criv1.SecurityProfile, deprecated string) (string, error) {
 	if p == nil {
 		switch deprecated {
-		case "", "unconfined", "runtime/default":
+		case "", "runtime/default":
 			return "", nil
+		case unconfined:
+			return unconfined, nil
 		}
 		name, ok := strings.CutPrefix(deprecated, "localhost/")
 		if !ok || name == "" {
@@ -158,17 +163,20 @@ func apparmorProfile(p *criv1.SecurityProfile, deprecated string) (string, error
 		}
 		return name, nil
 	}
+	if p.ProfileType != criv1.SecurityProfile_Localhost && p.LocalhostRef != "" {
+		return "", invalid("apparmor: localhost_ref %q is only for profile type Localhost", p.LocalhostRef)
+	}
 	switch p.ProfileType {
-	case criv1.SecurityProfile_RuntimeDefault, criv1.SecurityProfile_Unconfined:
-		if p.LocalhostRef != "" {
-			return "", invalid("apparmor: localhost_ref %q is only for profile type Localhost", p.LocalhostRef)
-		}
+	case criv1.SecurityProfile_RuntimeDefault:
 		return "", nil
+	case criv1.SecurityProfile_Unconfined:
+		return unconfined, nil
 	case criv1.SecurityProfile_Localhost:
-		if p.LocalhostRef == "" {
+		name := strings.TrimPrefix(p.LocalhostRef, "localhost/")
+		if name == "" {
 			return "", invalid("apparmor: profile type Localhost needs a localhost_ref")
 		}
-		return strings.TrimPrefix(p.LocalhostRef, "localhost/"), nil
+		return name, nil
 	}
 	return "", invalid("apparmor: unknown profile type %d", p.ProfileType)
 }

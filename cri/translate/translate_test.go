@@ -270,7 +270,8 @@ func TestApparmorProfiles(t *testing.T) {
 		"localhost":   {&profile{ProfileType: criv1.SecurityProfile_Localhost, LocalhostRef: "p"}, "", "p"},
 		"old":         {nil, "localhost/p", "p"},
 		"old default": {nil, "runtime/default", ""},
-		"new wins":    {&profile{ProfileType: criv1.SecurityProfile_Unconfined}, "localhost/p", ""},
+		"old off":     {nil, "unconfined", "unconfined"},
+		"new wins":    {&profile{ProfileType: criv1.SecurityProfile_Unconfined}, "localhost/p", "unconfined"},
 	} {
 		got, err := apparmorProfile(tc.profile, tc.deprecated)
 		if err != nil || got != tc.want {

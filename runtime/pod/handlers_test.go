@@ -192,6 +192,19 @@ func TestWritableCgroupsNeedV2(t *testing.T) {
 	}
 }
 
+func TestWritableCgroups(t *testing.T) {
+	if !cgroup.Unified() {
+		t.Skip("cgroups can be writable with cgroup v2 only")
+	}
+	n := newNode(t, pod.GroupNode)
+	n.with(t, func(c *pod.Config) { c.Handlers = map[string]spec.Handler{"w": {CgroupWritable: true}} })
+	_, id := n.start(t, "writable", func(p *spec.Pod, _ *spec.Container) { p.RuntimeHandler = "w" })
+	n.wantSh(t, id, "mkdir /sys/fs/cgroup/own && ls -d /sys/fs/cgroup/own/cgroup.procs && rmdir /sys/fs/cgroup/own", "/sys/fs/cgroup/own/cgroup.procs")
+	n.wantSh(t, id, "cat /proc/self/cgroup", "0::/") // what it can write to is its own
+	_, id = n.start(t, "usual", func(*spec.Pod, *spec.Container) {})
+	n.wantRefused(t, id, "mkdir /sys/fs/cgroup/own", "Read-only file system")
+}
+
 // The bundle is what hooks and agents read.
 func TestHandlerPassesAnnotations(t *testing.T) {
 	n := newNode(t, pod.GroupNode)

@@ -45,6 +45,9 @@ func (t *Table) specInput(ctx context.Context, c *container) (*spec.Input, error
 			return nil, err
 		}
 	}
+	if in.AppArmor, err = t.appArmor(&rec.Config.Security); err != nil {
+		return nil, err
+	}
 	in.Seccomp, err = t.seccomp(&rec.Config.Security, handler.Seccomp)
 	return in, err
 }

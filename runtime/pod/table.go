@@ -42,6 +42,7 @@ type Config struct {
 	// one's; without an entry it is the built-in one.
 	Handlers map[string]spec.Handler
 	CDI      cdi.Dirs // where the devices of CDI are specified
+	AppArmor string   // profile of containers that ask for no other; empty: none
 	// Observe, if set, is told of every step of every verb.
 	Observe func(verb, step string, took time.Duration, err error)
 }

@@ -39,6 +39,9 @@ type Input struct {
 	Devices []specs.LinuxDevice
 	// Seccomp is the resolved filter. It is ignored for a privileged container.
 	Seccomp *specs.LinuxSeccomp
+	// AppArmor is the resolved profile, empty for none. It is ignored for a
+	// privileged container.
+	AppArmor string
 	// CgroupV2 says that the host has the unified hierarchy only.
 	CgroupV2 bool
 	// NoSwapLimit says that the kernel cannot limit swap (cgroup.SwapLimit).

@@ -48,7 +48,7 @@ func goldens() map[string]func(*Input) {
 		"unmasked": sec(func(s *Security) { s.MaskedPaths, s.ReadonlyPaths = []string{}, []string{} }),
 		"confined": func(in *Input) {
 			s := &in.Container.Security
-			s.NoNewPrivs, s.ReadonlyRootfs, s.AppArmor = true, true, "berth-default"
+			s.NoNewPrivs, s.ReadonlyRootfs, in.AppArmor = true, true, "berth-default"
 			s.Seccomp, in.Seccomp = &Seccomp{Mode: SeccompDefault}, &specs.LinuxSeccomp{DefaultAction: specs.ActErrno}
 		},
 
@@ -56,7 +56,7 @@ func goldens() map[string]func(*Input) {
 		"privileged": func(in *Input) {
 			privileged(in)
 			s := &in.Container.Security
-			s.AppArmor, s.Seccomp, in.Seccomp = "ignored", &Seccomp{Mode: SeccompDefault}, &specs.LinuxSeccomp{DefaultAction: specs.ActErrno}
+			in.AppArmor, s.Seccomp, in.Seccomp = "ignored", &Seccomp{Mode: SeccompDefault}, &specs.LinuxSeccomp{DefaultAction: specs.ActErrno}
 		},
 		"privileged-v2":              func(in *Input) { privileged(in); in.CgroupV2 = true },
 		"privileged-without-devices": func(in *Input) { privileged(in); in.Handler.NoHostDevices = true },

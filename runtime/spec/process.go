@@ -49,7 +49,7 @@ func process(in Input) (*specs.Process, error) {
 		Rlimits:         slices.Clone(in.Handler.Rlimits),
 	}
 	if !sec.Privileged {
-		p.ApparmorProfile = sec.AppArmor
+		p.ApparmorProfile = in.AppArmor
 	}
 	return p, nil
 }

@@ -180,7 +180,7 @@ type Security struct {
 	MaskedPaths        []string     `json:"masked_paths,omitempty"`
 	ReadonlyPaths      []string     `json:"readonly_paths,omitempty"`
 	Seccomp            *Seccomp     `json:"seccomp,omitempty"`
-	AppArmor           string       `json:"apparmor,omitempty"` // profile name; empty: none
+	AppArmor           string       `json:"apparmor,omitempty"` // profile name, or "unconfined"; empty: the runtime's default
 	Namespaces         Namespaces   `json:"namespaces"`
 }
 
