@@ -344,6 +344,56 @@ func TestVerboseImageStatus(t *testing.T) {
 	}
 }
 
+// document is a manifest to be put as it is.
+type document []byte
+
+func (d document) RawManifest() ([]byte, error)        { return d, nil }
+func (d document) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
+
+func TestArtifactIsAnImageToCRI(t *testing.T) {
+	t.Parallel()
+	c, host := startImages(t), startRegistry(t)
+	to, err := name.ParseReference(host + "/model:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob := static.NewLayer([]byte("weights"), "application/octet-stream")
+	sum, err := blob.Digest()
+	if err == nil {
+		err = remote.WriteLayer(to.Context(), blob)
+	}
+	manifest := document(fmt.Sprintf(`{"schemaVersion":2,"artifactType":"application/x-model",`+
+		`"config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},`+
+		`"layers":[{"mediaType":"application/octet-stream","digest":%q,"size":7,"annotations":{"org.opencontainers.image.title":"model.bin"}}]}`, sum))
+	if err == nil {
+		err = remote.Put(to, manifest)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := c.pull(t, host+"/model:1")
+	if want, _, _ := v1.SHA256(bytes.NewReader(manifest)); id != want.String() {
+		t.Errorf("its id is %s, want %s", id, want)
+	}
+	r, err := c.ImageStatus(t.Context(), &criv1.ImageStatusRequest{Image: specOf(host + "/model:1"), Verbose: true})
+	if err != nil || r.Image.Id != id || r.Image.Size == 0 || r.Image.Uid != nil || r.Image.Username != "" {
+		t.Fatalf("its status is %v, %v", r, err)
+	}
+	var info struct {
+		Artifact imageservice.Artifact
+		Manifest v1.Manifest
+	}
+	if err := json.Unmarshal([]byte(r.Info["info"]), &info); err != nil {
+		t.Fatal(err)
+	}
+	if a := info.Artifact; a.Type != "application/x-model" || len(a.Parts) != 1 || a.Parts[0].File != "model.bin" || info.Manifest.Layers[0].Digest != sum {
+		t.Errorf("its info is %s", r.Info["info"])
+	}
+	if all := c.list(t, id); len(all) != 1 || !proto.Equal(all[0], r.Image) {
+		t.Errorf("listed it is %v", all)
+	}
+}
+
 // What a pull that fails says is what the kubelet and people act on.
 func TestPullFailures(t *testing.T) {
 	t.Parallel()

@@ -17,6 +17,9 @@ type Auth = registry.Auth
 // Refusal is the failure of a pull that one of Config.Verifiers forbids.
 type Refusal = verifier.Refusal
 
+// Artifact is what an image holds that is no container image.
+type Artifact = manifest.Artifact
+
 // Config says where the store is and how it pulls.
 type Config struct {
 	Root              string            // such as /var/lib/berth/images; all of it belongs to the store
@@ -46,7 +49,7 @@ type Image struct {
 	Created  time.Time
 	Layers   []Layer // bottom first
 	Config   v1.ImageConfig
-	Artifact *manifest.Artifact // nil for a container image
+	Artifact *Artifact // nil for a container image
 }
 
 // Layer is one layer of an image.

@@ -64,13 +64,16 @@ func familiar(ref string) string {
 	return rest
 }
 
+// noTag stands for the tag of what has none.
+const noTag = "<none>"
+
 // splitTag divides a reference into repository and tag.
 func splitTag(ref string) (repo, tag string) {
 	repo, _, _ = strings.Cut(ref, "@")
 	if i := strings.LastIndex(repo, ":"); i > strings.LastIndex(repo, "/") {
 		return repo[:i], repo[i+1:]
 	}
-	return repo, "<none>"
+	return repo, noTag
 }
 
 func nanos(n int64) time.Time {

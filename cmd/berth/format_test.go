@@ -109,6 +109,37 @@ web          2        0123456789ab   3 days ago   188MB
 	}
 }
 
+func TestImagesNamed(t *testing.T) {
+	t.Parallel()
+	all := []api.Image{
+		{ID: "1", Tags: []string{"docker.io/library/web:1", "docker.io/library/web:2", "quay.io/web:1"}, Digests: []string{"docker.io/library/web@sha256:a"}},
+		{ID: "2", Tags: []string{"docker.io/team/web:1"}},
+		{ID: "3", Digests: []string{"h:5000/app@sha256:b"}},
+		{ID: "4"},
+	}
+	for name, want := range map[string]string{
+		"web":                     "1[docker.io/library/web:1 docker.io/library/web:2]",
+		"web:2":                   "1[docker.io/library/web:2]",
+		"docker.io/library/web:1": "1[docker.io/library/web:1]",
+		"quay.io/web":             "1[quay.io/web:1]",
+		"team/web":                "2[docker.io/team/web:1]",
+		"h:5000/app":              "3[]",
+		"we":                      "",
+		"web:3":                   "",
+	} {
+		got := ""
+		for _, img := range imagesNamed(all, name) {
+			got += fmt.Sprintf("%s%v", img.ID, img.Tags)
+		}
+		if got != want {
+			t.Errorf("%s gives %q, want %q", name, got, want)
+		}
+	}
+	if len(all[0].Tags) != 3 {
+		t.Error("the list was changed")
+	}
+}
+
 func TestReport(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

@@ -15,16 +15,19 @@ import (
 func imagesVerb(c *cli) *cobra.Command {
 	var quiet, full bool
 	cmd := &cobra.Command{
-		Use:     "images",
-		Short:   "List images",
-		Example: examples("berth images", "berth images -q --no-trunc"),
+		Use:     "images [NAME[:TAG]]",
+		Short:   "List images, or those of one name",
+		Example: examples("berth images nginx", "berth images -q --no-trunc"),
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "ids only")
 	cmd.Flags().BoolVar(&full, "no-trunc", false, "do not shorten anything")
-	return c.verb(cmd, cobra.NoArgs, func(ctx context.Context, cl *client, _ []string) error {
+	return c.verb(cmd, cobra.MaximumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
 		list, err := cl.admin.Images(ctx)
 		if err != nil {
 			return cannot(err, "list the images")
+		}
+		if len(args) > 0 {
+			list = imagesNamed(list, args[0])
 		}
 		if quiet {
 			for _, img := range list {
@@ -40,6 +43,24 @@ func imagesVerb(c *cli) *cobra.Command {
 	})
 }
 
+// imagesNamed gives the images with only those of their names that are name,
+// which is written in full or shortened and may have a tag.
+func imagesNamed(list []api.Image, name string) []api.Image {
+	repo, tag := splitTag(name)
+	is := func(ref string) bool {
+		r, t := splitTag(ref)
+		return (r == repo || familiar(r) == repo) && (tag == noTag || t == tag)
+	}
+	var found []api.Image
+	for _, img := range list {
+		img.Tags, img.Digests = filter(img.Tags, is), filter(img.Digests, is)
+		if len(img.Tags)+len(img.Digests) > 0 {
+			found = append(found, img)
+		}
+	}
+	return found
+}
+
 // imageRow is one line of images; an image has one for each of its tags.
 type imageRow struct {
 	Repository string    `json:"repository"`
@@ -50,7 +71,7 @@ type imageRow struct {
 }
 
 func imageRows(img api.Image, full bool) []imageRow {
-	row := imageRow{Repository: "<none>", Tag: "<none>", ID: short(img.ID, full), Created: img.Created, Size: img.Size}
+	row := imageRow{Repository: "<none>", Tag: noTag, ID: short(img.ID, full), Created: img.Created, Size: img.Size}
 	refs := img.Tags
 	if len(refs) == 0 {
 		refs = img.Digests[:min(1, len(img.Digests))]

@@ -22,7 +22,7 @@ func saveVerb(c *cli) *cobra.Command {
 	}
 	// The global --output has no short form, so -o is free for docker's.
 	cmd.Flags().StringVarP(&output, "file", "o", "", "the file to write (stdout if none is given)")
-	cmd.Flags().StringVar(&format, "format", "docker", "docker, which OCI's tools can read too, or oci, which is compressed")
+	cmd.Flags().StringVar(&format, "format", "docker", "docker, which OCI's tools can read too, or oci, which is compressed and can hold artifacts")
 	return c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
 		r := &api.SaveRequest{Images: args, Format: format}
 		if output != "" {

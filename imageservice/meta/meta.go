@@ -13,7 +13,7 @@
 //	│   ├── open        there while the store is open, and after it was not closed
 //	│   └── closed      when it was last closed, or what was not, was dealt with
 //	├── images
-//	│   └── sha256:<hex of config>   Image
+//	│   └── sha256:<hex>             Image, by its id
 //	├── tags
 //	│   └── <host/path:tag>          image id
 //	├── layers
