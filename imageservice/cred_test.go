@@ -26,7 +26,7 @@ import (
 
 // A descriptor may say where else its content is. Nobody whom an image names
 // so is asked, not even without credentials (CVE-2020-15157).
-func TestSecurityCREDDescriptorURLs(t *testing.T) {
+func TestCREDDescriptorURLs(t *testing.T) {
 	t.Parallel()
 	s := openStore(t)
 	var asked atomic.Int32
@@ -111,7 +111,7 @@ func (j *journal) Write(p []byte) (int, error) {
 
 // Whatever becomes of a pull, its credentials are in no error, no progress, no
 // line of a log that holds back nothing, and no file of the store.
-func TestSecurityCREDNowhereElse(t *testing.T) {
+func TestCREDNowhereElse(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
 	s := openAt(t, t.TempDir())

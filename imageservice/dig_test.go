@@ -122,7 +122,7 @@ func nothingBut(t *testing.T, s *Service, ids ...string) {
 
 // Every kind of document that a pull reads is held to the digest that led to
 // it, with kept blobs and without.
-func TestSecurityDIGPull(t *testing.T) {
+func TestDIGPull(t *testing.T) {
 	t.Parallel()
 	for _, keep := range []bool{false, true} {
 		needRoot(t)
@@ -184,7 +184,7 @@ func pushIndex(t *testing.T, ref string, img v1.Image) (top, child, config, laye
 
 // What comes by range after a broken connection is of the same blob or of
 // none: a mix of two is found out, and dropped, so that the next pull succeeds.
-func TestSecurityDIGResumeWithAChangedBlob(t *testing.T) {
+func TestDIGResumeWithAChangedBlob(t *testing.T) {
 	t.Parallel()
 	s := openStore(t)
 	reg, host := startLiar(t)
@@ -204,7 +204,7 @@ func TestSecurityDIGResumeWithAChangedBlob(t *testing.T) {
 }
 
 // A byte of any file of a layout that is loaded, from a directory or a tar.
-func TestSecurityDIGLoad(t *testing.T) {
+func TestDIGLoad(t *testing.T) {
 	t.Parallel()
 	s := openStore(t)
 	dir := t.TempDir()
@@ -251,7 +251,7 @@ func TestSecurityDIGLoad(t *testing.T) {
 
 // What one reader takes for an image and another for an index is refused also
 // where no header speaks for it, in an archive.
-func TestSecurityDIGAmbiguousArchive(t *testing.T) {
+func TestDIGAmbiguousArchive(t *testing.T) {
 	t.Parallel()
 	s := openStore(t)
 	const config = `"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2}`
@@ -278,7 +278,7 @@ func TestSecurityDIGAmbiguousArchive(t *testing.T) {
 
 // A tag stays where a pull put it, whatever its registry says meanwhile, when
 // pods are made, started, repaired and removed.
-func TestSecurityDIGTagsStay(t *testing.T) {
+func TestDIGTagsStay(t *testing.T) {
 	t.Parallel()
 	s, host := openStore(t), startRegistry(t)
 	ctx := context.Background()

@@ -32,7 +32,7 @@ func allocated(t *testing.T, limit uint64, do func()) {
 
 // A config that claims to be, or is, ten thousand times as large as may be is
 // not read into memory. Not parallel, as memory is counted for the process.
-func TestSecurityLIMConfig(t *testing.T) {
+func TestLIMConfig(t *testing.T) {
 	s := openStore(t)
 	var sent atomic.Int64
 	for name, c := range map[string]struct {
@@ -73,7 +73,7 @@ func TestSecurityLIMConfig(t *testing.T) {
 }
 
 // Indexes that lead to indexes end, also where none repeats.
-func TestSecurityLIMNestedIndexes(t *testing.T) {
+func TestLIMNestedIndexes(t *testing.T) {
 	t.Parallel()
 	s := openStore(t)
 	byName := map[string]string{}
@@ -99,7 +99,7 @@ func TestSecurityLIMNestedIndexes(t *testing.T) {
 }
 
 // An archive is small and names its one config ten thousand times.
-func TestSecurityLIMArchive(t *testing.T) {
+func TestLIMArchive(t *testing.T) {
 	s := openStore(t)
 	config := `{"x":"` + strings.Repeat("x", 1<<20) + `"}`
 	images := "[" + strings.Repeat(`{"Config":"c"},`, 9_999) + `{"Config":"c"}]`

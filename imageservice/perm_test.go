@@ -37,7 +37,7 @@ var modes = []struct {
 // Nobody but root gets at what the store holds: a setuid program in a layer is
 // one on the host too (CVE-2021-41103). The layers' own modes are the image's,
 // so it is the directories above that keep people out.
-func TestSecurityPERM(t *testing.T) {
+func TestPERM(t *testing.T) {
 	needRoot(t)
 	defer unix.Umask(unix.Umask(0)) // the modes are ours, not those of who started us
 	s := openAt(t, filepath.Join(t.TempDir(), "store"))

@@ -53,7 +53,7 @@ func helpers(t *testing.T, scripts map[string]string) {
 
 // A helper is asked for its host's own key; one that fails is an error, not a
 // reason to look elsewhere, and its error tells no secret.
-func TestSecurityCREDHelpers(t *testing.T) {
+func TestCREDHelpers(t *testing.T) {
 	helpers(t, map[string]string{
 		"store":   `read key; [ "$1 $key" = "get quay.io" ] || { echo "credentials not found in native keychain"; exit 1; }; echo '{"ServerURL":"quay.io","Username":"joe","Secret":"hunter2"}'`,
 		"token":   `echo '{"Username":"<token>","Secret":"refresh"}'`,
@@ -98,7 +98,7 @@ func TestSecurityCREDHelpers(t *testing.T) {
 }
 
 // A helper that never stops writing takes no memory, and ends with its caller.
-func TestSecurityLIMHelpers(t *testing.T) {
+func TestLIMHelpers(t *testing.T) {
 	helpers(t, map[string]string{"endless": `head -c 1000000000 /dev/zero`})
 	config := dockerConfig{CredsStore: "endless"}
 	if _, err := config.lookup(t.Context(), "quay.io"); err == nil || !strings.Contains(err.Error(), "did not answer with JSON") {

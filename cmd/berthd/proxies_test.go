@@ -8,7 +8,7 @@ import (
 
 // Proxies may have passwords: a configuration that is refused does not tell
 // them to the journal.
-func TestSecurityCREDConfigErrorsHideProxyPasswords(t *testing.T) {
+func TestCREDConfigErrorsHideProxyPasswords(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ text, says string }{
 		"not an URL":  {"[image]\nproxies = { 'quay.io' = 'http://u:hunter2@a b' }\n", `image.proxies: cannot use proxy of "quay.io"`},

@@ -48,10 +48,10 @@ func gate(t *testing.T, registry, user, password, identity, token string) (host 
 	return strings.TrimPrefix(srv.URL, "http://")
 }
 
-// TestSecurityCREDNode pulls with every kind of credentials, right and wrong,
+// TestCREDNode pulls with every kind of credentials, right and wrong,
 // through a daemon that logs all it can: no secret is in its log, in what any
 // client prints, or in any file under root and state.
-func TestSecurityCREDNode(t *testing.T) {
+func TestCREDNode(t *testing.T) {
 	proxyPassword := "sentinel" + rand.Text()
 	n := newNode(t, lab.Options{
 		LogLevel: 9,

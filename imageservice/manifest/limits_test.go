@@ -28,7 +28,7 @@ func table(n int) string {
 // Every list that an image's author writes has a limit, and none of what is
 // over one gets into memory as more than a small multiple of its bytes. Ten
 // thousand times a limit is beyond what is read of a document at all.
-func TestSecurityLIMDocuments(t *testing.T) {
+func TestLIMDocuments(t *testing.T) {
 	config := func(key, value string) string { return `{"config":{"` + key + `":` + value + `}}` }
 	manifest := func(key, value string) string {
 		return `{"schemaVersion":2,"config":{"mediaType":"` + v1.MediaTypeImageConfig + `","digest":"` + oneDigest + `","size":2},"` + key + `":` + value + `}`
@@ -69,7 +69,7 @@ func TestSecurityLIMDocuments(t *testing.T) {
 
 // Documents that are as large as may be, of the smallest members there are,
 // are refused before they take more memory than a few times their bytes.
-func TestSecurityLIMMemory(t *testing.T) {
+func TestLIMMemory(t *testing.T) {
 	for name, text := range map[string]string{
 		"nested":    strings.Repeat(`[`, MaxBytes),
 		"objects":   strings.Repeat(`{"config":`, MaxBytes/10),
@@ -104,7 +104,7 @@ func TestSecurityLIMMemory(t *testing.T) {
 }
 
 // What an author writes is not written into the log at any length.
-func TestSecurityLIMWordsInErrors(t *testing.T) {
+func TestLIMWordsInErrors(t *testing.T) {
 	long := strings.Repeat("x", MaxBytes/2)
 	config := `"config":{"mediaType":"` + v1.MediaTypeImageConfig + `","digest":"` + oneDigest + `","size":2}`
 	for _, text := range []string{

@@ -178,7 +178,7 @@ func TestExpiredTokenIsRenewedOnce(t *testing.T) {
 	}
 }
 
-func TestSecurityCREDRedirectCarriesNoSecret(t *testing.T) {
+func TestCREDRedirectCarriesNoSecret(t *testing.T) {
 	t.Parallel()
 	reg := newRegistry(t)
 	p := push(t, "v1", reg)
@@ -210,7 +210,7 @@ func TestSecurityCREDRedirectCarriesNoSecret(t *testing.T) {
 
 // A storage host must not get credentials by a challenge of its own, by
 // sending us on, or back to a path of its choice.
-func TestSecurityCREDRedirectedHostHasNoSay(t *testing.T) {
+func TestCREDRedirectedHostHasNoSay(t *testing.T) {
 	t.Parallel()
 	pass := secret(t)
 	evil := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -259,7 +259,7 @@ func TestSecurityCREDRedirectedHostHasNoSay(t *testing.T) {
 	}
 }
 
-func TestSecurityCREDErrorsCarryNoSecret(t *testing.T) {
+func TestCREDErrorsCarryNoSecret(t *testing.T) {
 	t.Parallel()
 	pass, sig := secret(t), secret(t)
 	down := closedPort(t)
@@ -345,7 +345,7 @@ func TestTLS(t *testing.T) {
 	wantImage(t, pull(t, registry.Config{CertsDirs: []string{root}}, reg.host(), nil), p)
 }
 
-func TestSecurityCREDNoWayFromHTTPSToHTTP(t *testing.T) {
+func TestCREDNoWayFromHTTPSToHTTP(t *testing.T) {
 	t.Parallel()
 	plain := newServer(t, func(http.ResponseWriter, *http.Request) {})
 	reg, ca := secure(t, func(w http.ResponseWriter, req *http.Request) {
@@ -368,7 +368,7 @@ func TestSecurityCREDNoWayFromHTTPSToHTTP(t *testing.T) {
 	}
 }
 
-func TestSecurityCREDTokenRequestIsNotRedirected(t *testing.T) {
+func TestCREDTokenRequestIsNotRedirected(t *testing.T) {
 	t.Parallel()
 	refresh := secret(t)
 	evil := newServer(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"token":"x"}`) })

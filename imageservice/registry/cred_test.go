@@ -42,7 +42,7 @@ func spy(t *testing.T, secrets ...string) *recorder {
 }
 
 // A cookie is neither kept nor sent on, not even to who set it.
-func TestSecurityCREDCookies(t *testing.T) {
+func TestCREDCookies(t *testing.T) {
 	t.Parallel()
 	cookie := secret(t)
 	evil := spy(t, cookie)
@@ -77,7 +77,7 @@ func TestSecurityCREDCookies(t *testing.T) {
 
 // Of an answer nothing but its body and a redirect leads anywhere: no Link is
 // followed, no Refresh, no alternative service.
-func TestSecurityCREDHeadersLeadNowhere(t *testing.T) {
+func TestCREDHeadersLeadNowhere(t *testing.T) {
 	t.Parallel()
 	pass := secret(t)
 	evil := spy(t, pass)
@@ -100,7 +100,7 @@ func TestSecurityCREDHeadersLeadNowhere(t *testing.T) {
 
 // A mirror that is not trusted with credentials cannot get them by a
 // challenge, nor can one that sends us to the server for them.
-func TestSecurityCREDMirrorInTheClear(t *testing.T) {
+func TestCREDMirrorInTheClear(t *testing.T) {
 	t.Parallel()
 	pass, header := secret(t), secret(t)
 	server, ca := secure(t, newHandler().ServeHTTP)
@@ -126,7 +126,7 @@ func TestSecurityCREDMirrorInTheClear(t *testing.T) {
 // An identity token, which is good for long, goes to the token server alone,
 // in the body of the request and never in an URL; what that gives goes to the
 // registry alone.
-func TestSecurityCREDIdentityToken(t *testing.T) {
+func TestCREDIdentityToken(t *testing.T) {
 	t.Parallel()
 	refresh, token := secret(t), secret(t)
 	evil := spy(t, refresh, token)
@@ -163,7 +163,7 @@ func TestSecurityCREDIdentityToken(t *testing.T) {
 }
 
 // The certificate of a client is for its registry, not for where that leads.
-func TestSecurityCREDClientCertificate(t *testing.T) {
+func TestCREDClientCertificate(t *testing.T) {
 	t.Parallel()
 	var shown atomic.Int32
 	other, otherCA := secureWithClients(t, func(_ http.ResponseWriter, req *http.Request) {
@@ -216,7 +216,7 @@ func TestDockerClientCertificate(t *testing.T) {
 }
 
 // Every failure of a pull with credentials, whatever the host does with them.
-func TestSecurityCREDNoFailureTells(t *testing.T) {
+func TestCREDNoFailureTells(t *testing.T) {
 	t.Parallel()
 	pass, refresh, regToken, token := secret(t), secret(t)+"=&", secret(t), secret(t)
 	var answer atomic.Value
@@ -285,7 +285,7 @@ func TestSecurityCREDNoFailureTells(t *testing.T) {
 }
 
 // A registry elsewhere cannot make us speak to services of this machine.
-func TestSecurityCREDRegistryCannotLeadHome(t *testing.T) {
+func TestCREDRegistryCannotLeadHome(t *testing.T) {
 	t.Parallel()
 	service := spy(t)
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {

@@ -23,7 +23,7 @@ func explain(t *testing.T, dir, ref string, auth *Auth) []Endpoint {
 	return got
 }
 
-func TestSecurityCREDExplainHidesSecrets(t *testing.T) {
+func TestCREDExplainHidesSecrets(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	file := filepath.Join(root, "docker.io", "hosts.toml")

@@ -177,7 +177,7 @@ func TestHostDirectoryThatIsThereDecides(t *testing.T) {
 	}
 }
 
-func TestSecurityCREDRealms(t *testing.T) {
+func TestCREDRealms(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		endpoint, realm string
@@ -208,7 +208,7 @@ func TestSecurityCREDRealms(t *testing.T) {
 	}
 }
 
-func TestSecurityCREDStaysOutOfTheClear(t *testing.T) {
+func TestCREDStaysOutOfTheClear(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		endpoint, refHost, server string

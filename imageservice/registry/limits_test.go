@@ -49,7 +49,7 @@ func within(t *testing.T, limit uint64, do func()) {
 // A body goes on ten thousand times beyond its limit: little more than the
 // limit is read of it, and none of the rest is kept. Not parallel, as memory
 // is counted for the process.
-func TestSecurityLIMEndlessBodies(t *testing.T) {
+func TestLIMEndlessBodies(t *testing.T) {
 	chunk := bytes.Repeat([]byte(`[{"x":`), 10<<10)
 	for name, c := range map[string]struct {
 		limit  int64 // of the body, in bytes
@@ -106,7 +106,7 @@ func TestSecurityLIMEndlessBodies(t *testing.T) {
 }
 
 // A blob has the size of its descriptor: what comes after is not read.
-func TestSecurityLIMBlob(t *testing.T) {
+func TestLIMBlob(t *testing.T) {
 	var sent atomic.Int64
 	chunk := make([]byte, 32<<10)
 	reg := newServer(t, func(w http.ResponseWriter, _ *http.Request) { endless(w, chunk, tenThousand<<20, &sent) })
@@ -127,7 +127,7 @@ func TestSecurityLIMBlob(t *testing.T) {
 }
 
 // Headers without end are cut off with their connection.
-func TestSecurityLIMHeaders(t *testing.T) {
+func TestLIMHeaders(t *testing.T) {
 	var sent atomic.Int64
 	reg := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		conn, rw, err := w.(http.Hijacker).Hijack()
@@ -152,7 +152,7 @@ func TestSecurityLIMHeaders(t *testing.T) {
 
 // Challenges that fill the headers are read in the time of one pass, and ask
 // for a few scopes only.
-func TestSecurityLIMChallenges(t *testing.T) {
+func TestLIMChallenges(t *testing.T) {
 	const many = 16 * tenThousand // so many times over what is read, as far as the headers' own limit lets
 	var tokens atomic.Int32
 	var longest atomic.Int64
@@ -191,7 +191,7 @@ func TestSecurityLIMChallenges(t *testing.T) {
 }
 
 // A host that redirects for ever is left after ten times.
-func TestSecurityLIMRedirects(t *testing.T) {
+func TestLIMRedirects(t *testing.T) {
 	t.Parallel()
 	reg := newServer(t, func(w http.ResponseWriter, req *http.Request) {
 		http.Redirect(w, req, fmt.Sprintf("/%d", len(req.URL.Path)), http.StatusFound)
@@ -204,7 +204,7 @@ func TestSecurityLIMRedirects(t *testing.T) {
 }
 
 // A host cannot make a pull wait for ten thousand times our longest pause.
-func TestSecurityLIMRetryAfter(t *testing.T) {
+func TestLIMRetryAfter(t *testing.T) {
 	t.Parallel()
 	for _, value := range []string{"100000", "4294967295", "99999999999999999999", "-1", "Fri, 31 Dec 9999 23:59:59 GMT", "x"} {
 		if d := registry.RetryAfter(value); d < 0 || d > registry.MaxBackoff {
@@ -217,7 +217,7 @@ func TestSecurityLIMRetryAfter(t *testing.T) {
 }
 
 // A hosts.toml is read to its limit.
-func TestSecurityLIMHostsFile(t *testing.T) {
+func TestLIMHostsFile(t *testing.T) {
 	dir := certsDir(t, "registry.invalid", "")
 	file := filepath.Join(dir[0], "registry.invalid", "hosts.toml")
 	if err := os.Truncate(file, tenThousand<<20); err != nil { // a hole, which takes no disk

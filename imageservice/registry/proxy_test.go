@@ -136,7 +136,7 @@ func TestParseProxiesRefuses(t *testing.T) {
 }
 
 // No failure at a proxy tells its password, and no explanation.
-func TestSecurityCREDProxyCredentialsStayHidden(t *testing.T) {
+func TestCREDProxyCredentialsStayHidden(t *testing.T) {
 	t.Setenv("NO_PROXY", "")
 	t.Setenv("HTTPS_PROXY", "")
 	pass := secret(t) + "&+"

@@ -92,7 +92,7 @@ func bytesOf(b []byte) func() (io.ReadCloser, error) {
 	return func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }
 }
 
-func TestSecurityCREDPushKeepsCredentialsHome(t *testing.T) {
+func TestCREDPushKeepsCredentialsHome(t *testing.T) {
 	t.Parallel()
 	g := newGuarded(t)
 	ref := strings.TrimPrefix(g.URL, "http://") + "/a/b:1"
@@ -153,7 +153,7 @@ func TestPushGoesWhereHostsTomlLetsIt(t *testing.T) {
 	}
 }
 
-func TestSecurityCREDUploadURLs(t *testing.T) {
+func TestCREDUploadURLs(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ base, location, want string }{
 		{"https://r/v2", "/v2/a/blobs/uploads/1?x=y", "https://r/v2/a/blobs/uploads/1?x=y"},

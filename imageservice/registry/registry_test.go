@@ -257,7 +257,7 @@ func TestRefusedConnectionIsUnavailable(t *testing.T) {
 	wantKind(t, err, errkind.Unavailable, host, "connection refused")
 }
 
-func TestSecurityLIMManifest(t *testing.T) {
+func TestLIMManifest(t *testing.T) {
 	t.Parallel()
 	reg := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write(make([]byte, registry.MaxManifest+1))
@@ -266,7 +266,7 @@ func TestSecurityLIMManifest(t *testing.T) {
 	wantKind(t, err, errkind.InvalidArgument, "4194304")
 }
 
-func TestSecurityDIGManifest(t *testing.T) {
+func TestDIGManifest(t *testing.T) {
 	t.Parallel()
 	reg := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, `{"config":{},"layers":[]}`)
@@ -283,7 +283,7 @@ func TestSecurityDIGManifest(t *testing.T) {
 	wantKind(t, err, errkind.DataLoss)
 }
 
-func TestSecurityDIGAmbiguousManifest(t *testing.T) {
+func TestDIGAmbiguousManifest(t *testing.T) {
 	t.Parallel()
 	const index, image = "application/vnd.oci.image.index.v1+json", "application/vnd.oci.image.manifest.v1+json"
 	for _, tt := range []struct {
@@ -354,7 +354,7 @@ server = "%s"
 	}
 }
 
-func TestSecurityDIGMirrorMayServeButNotResolve(t *testing.T) {
+func TestDIGMirrorMayServeButNotResolve(t *testing.T) {
 	t.Parallel()
 	mirror, server := newRegistry(t), newRegistry(t)
 	stale := push(t, "v1", mirror)
@@ -369,7 +369,7 @@ func TestSecurityDIGMirrorMayServeButNotResolve(t *testing.T) {
 	}
 }
 
-func TestSecurityDIGMirrorWithWrongBytesIsPassedOver(t *testing.T) {
+func TestDIGMirrorWithWrongBytesIsPassedOver(t *testing.T) {
 	t.Parallel()
 	server := newRegistry(t)
 	p := push(t, "v1", server)

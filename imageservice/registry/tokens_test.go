@@ -74,7 +74,7 @@ func fetch(t *testing.T, c *Client, ref string, auth *Auth) {
 
 // A token serves the pulls that come next, but only those for which the same
 // would have been asked: of one registry, one repository, one caller.
-func TestSecurityCREDTokensAreKeptForTheSameQuestion(t *testing.T) {
+func TestCREDTokensAreKeptForTheSameQuestion(t *testing.T) {
 	t.Parallel()
 	i := newIssuer(t, `,"expires_in":300`)
 	one, other := i.registry(t), i.registry(t)
@@ -162,7 +162,7 @@ func TestTokensExpire(t *testing.T) {
 	}
 }
 
-func TestSecurityLIMTokens(t *testing.T) {
+func TestLIMTokens(t *testing.T) {
 	t.Parallel()
 	kept, now := newTokens(), time.Now()
 	realm := &url.URL{Scheme: "https", Host: "a"}
