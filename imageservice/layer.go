@@ -289,16 +289,12 @@ func unpackStream(ctx context.Context, blob io.Reader, dir string, src source, p
 	defer func() { _ = plain.Close() }()
 	limits := unpack.DefaultLimits()
 	limits.Bytes = src.tarLimit(pad)
-	tar := &meter{ctx: ctx, r: rec.Tee(plain), limit: limits.Bytes}
+	tar := &meter{ctx: ctx, r: plain, limit: limits.Bytes}
 	if src.part == nil { // which has no diff ID to be held to
 		tar.hash = sha256.New()
 	}
-	r, err := unpack.Layer(ctx, tar, dir, limits)
+	r, err := unpack.Recorded(ctx, tar, dir, limits, rec)
 	if err != nil {
-		return unpack.Result{}, "", err
-	}
-	// Padding after the end of the tar is part of its digest.
-	if _, err := io.Copy(io.Discard, tar); err != nil {
 		return unpack.Result{}, "", err
 	}
 	if tar.hash == nil {

@@ -24,12 +24,14 @@ package tarsplit
 
 import (
 	"archive/tar"
-	"bufio"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/vbatts/tar-split/tar/storage"
@@ -38,20 +40,17 @@ import (
 )
 
 const (
-	chunkSize   = 64 << 10
-	chunksAhead = 16      // what the unpacker may be ahead of the recorder
-	maxSegment  = 1 << 20 // of padding, in one entry
+	chunkSize  = 64 << 10
+	maxSegment = 1 << 20 // of padding, in one entry
 )
 
-// Recorder writes the journal of one tar. Its methods are for the goroutine
-// that unpacks; a nil Recorder records nothing.
+// Recorder writes the journal of one tar, as the unpacker tells it (it is an
+// unpack.Journal). A nil Recorder records nothing.
 type Recorder struct {
-	file   *os.File
-	chunks chan []byte // from the unpacker; closed at the end
-	free   chan []byte
-	cut    bool          // the tar did not end; set before chunks is closed
-	done   chan struct{} // closed when err is set
-	err    error
+	file *os.File
+	z    *gzip.Writer
+	j    *journal
+	raw  []byte // not journaled yet
 }
 
 // Record makes the journal file and starts to record. The caller calls Finish
@@ -61,78 +60,34 @@ func Record(file string) (*Recorder, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Recorder{
-		file:   f,
-		chunks: make(chan []byte, chunksAhead),
-		free:   make(chan []byte, chunksAhead),
-		done:   make(chan struct{}),
+	z, err := gzip.NewWriterLevel(f, gzip.BestSpeed)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
-	go func() {
-		defer close(r.done)
-		src := bufio.NewReaderSize(&feed{r: r}, chunkSize)
-		r.err = record(src, f, named)
-		_, _ = io.Copy(io.Discard, src) // lest the unpacker waits for us
-	}()
-	return r, nil
+	return &Recorder{file: f, z: z, j: &journal{w: z}}, nil
 }
 
-// Tee gives a reader of src all of whose bytes are recorded too.
-func (r *Recorder) Tee(src io.Reader) io.Reader {
+// Raw records bytes of the tar that are in no file.
+func (r *Recorder) Raw(b []byte) {
 	if r == nil {
-		return src
+		return
 	}
-	return &tee{src, r}
-}
-
-type tee struct {
-	src io.Reader
-	to  *Recorder
-}
-
-func (t *tee) Read(p []byte) (int, error) {
-	n, err := t.src.Read(p)
-	for rest := p[:n]; len(rest) > 0; {
-		var chunk []byte
-		select {
-		case chunk = <-t.to.free:
-		default:
-			chunk = make([]byte, chunkSize)
-		}
-		k := copy(chunk[:chunkSize], rest)
-		t.to.chunks <- chunk[:k]
-		rest = rest[k:]
+	if r.raw = append(r.raw, b...); len(r.raw) >= chunkSize {
+		r.flush()
 	}
-	return n, err
 }
 
-// feed is the recorder's end of a tee.
-type feed struct {
-	r    *Recorder
-	all  []byte // to be given back
-	rest []byte
-}
-
-func (f *feed) Read(p []byte) (int, error) {
-	for len(f.rest) == 0 {
-		if f.all != nil {
-			select {
-			case f.r.free <- f.all:
-			default:
-			}
-			f.all = nil
-		}
-		chunk, ok := <-f.r.chunks
-		if !ok && f.r.cut {
-			return 0, io.ErrUnexpectedEOF
-		}
-		if !ok {
-			return 0, io.EOF
-		}
-		f.all, f.rest = chunk, chunk
+// File records that the tar goes on with the content of a file.
+func (r *Recorder) File(name string, size int64) {
+	if r != nil {
+		r.flush()
+		r.j.file(name, size)
 	}
-	n := copy(p, f.rest)
-	f.rest = f.rest[n:]
-	return n, nil
+}
+
+func (r *Recorder) flush() {
+	r.j.segment(r.raw)
+	r.raw = r.raw[:0]
 }
 
 // Finish ends the journal, when the whole tar has passed. If the tar could not
@@ -141,9 +96,8 @@ func (r *Recorder) Finish() error {
 	if r == nil {
 		return nil
 	}
-	close(r.chunks)
-	<-r.done
-	if err := errors.Join(r.err, r.file.Close()); err != nil {
+	r.flush()
+	if err := errors.Join(r.j.err, r.z.Close(), r.file.Close()); err != nil {
 		return errors.Join(fmt.Errorf("cannot record tar: %w", err), os.Remove(r.file.Name()))
 	}
 	return nil
@@ -152,13 +106,9 @@ func (r *Recorder) Finish() error {
 // Abort ends the recording of a tar that was not unpacked. The journal is left
 // to whoever removes its directory.
 func (r *Recorder) Abort() {
-	if r == nil {
-		return
+	if r != nil {
+		_ = r.file.Close()
 	}
-	r.cut = true
-	close(r.chunks)
-	<-r.done
-	_ = r.file.Close()
 }
 
 // record writes the journal of the tar in src to w. contents puts there what
@@ -168,7 +118,7 @@ func record(src io.Reader, w io.Writer, contents func(*journal, *tar.Header, io.
 	if err != nil {
 		return err
 	}
-	j := &journal{json: json.NewEncoder(z)}
+	j := &journal{w: z}
 	raw := &rawReader{r: src, kept: true}
 	tr := tar.NewReader(raw)
 	for {
@@ -232,9 +182,7 @@ func (r *rawReader) take() []byte {
 
 // named leaves the content to the file that was unpacked.
 func named(j *journal, h *tar.Header, _ io.Reader) error {
-	e := storage.Entry{Type: storage.FileType, Size: h.Size}
-	e.SetName(h.Name)
-	j.add(e)
+	j.file(h.Name, h.Size)
 	return nil
 }
 
@@ -256,22 +204,44 @@ func inline(j *journal, raw *rawReader, tr io.Reader) error {
 // of tar-split it takes a path twice, as directories often are: whether the
 // files still give the tar is checked when it is written.
 type journal struct {
-	json *json.Encoder
+	w    io.Writer
+	line []byte
 	n    int
 	err  error
 }
 
 func (j *journal) segment(b []byte) {
 	if len(b) > 0 {
-		j.add(storage.Entry{Type: storage.SegmentType, Payload: b})
+		j.begin(storage.SegmentType)
+		j.line = append(base64.StdEncoding.AppendEncode(append(j.line, `,"payload":"`...), b), '"')
+		j.end()
 	}
 }
 
-func (j *journal) add(e storage.Entry) {
-	if j.err != nil {
-		return
+func (j *journal) file(name string, size int64) {
+	j.begin(storage.FileType)
+	if utf8.ValidString(name) {
+		quoted, _ := json.Marshal(name) // a string always can be
+		j.line = append(append(j.line, `,"name":`...), quoted...)
+	} else {
+		j.line = append(base64.StdEncoding.AppendEncode(append(j.line, `,"name_raw":"`...), []byte(name)), '"')
 	}
-	e.Position = j.n
+	j.line = strconv.AppendInt(append(j.line, `,"size":`...), size, 10)
+	j.line = append(j.line, `,"payload":null`...)
+	j.end()
+}
+
+// begin and end make the line of one storage.Entry, as package json would but
+// without its time: there are two for each file of each layer.
+func (j *journal) begin(t storage.Type) {
+	j.line = strconv.AppendInt(append(j.line[:0], `{"type":`...), int64(t), 10)
+}
+
+func (j *journal) end() {
+	j.line = strconv.AppendInt(append(j.line, `,"position":`...), int64(j.n), 10)
+	j.line = append(j.line, "}\n"...)
 	j.n++
-	j.err = j.json.Encode(e)
+	if j.err == nil {
+		_, j.err = j.w.Write(j.line)
+	}
 }

@@ -79,23 +79,30 @@ type Link struct{ Name, Target string }
 // Alone reports whether the layer is right on whatever lies below it.
 func (r Result) Alone() bool { return len(r.Parents) == 0 && len(r.Links) == 0 }
 
-// Layer unpacks the tar r into the directory dir, which must be empty. A tar
-// that is malformed or hostile is errkind.InvalidArgument, one over a limit
-// errkind.ResourceExhausted; the error names the entry.
+// Layer unpacks the tar r into the directory dir, which must be empty, and
+// reads r to its end. A tar that is malformed or hostile is
+// errkind.InvalidArgument, one over a limit errkind.ResourceExhausted; the
+// error names the entry.
 func Layer(ctx context.Context, r io.Reader, dir string, limits Limits) (Result, error) {
+	return Recorded(ctx, r, dir, limits, nil)
+}
+
+// Recorded is Layer that tells journal, which may be nil, of the tar.
+func Recorded(ctx context.Context, r io.Reader, dir string, limits Limits, journal Journal) (Result, error) {
 	t, err := openTree(dir, limits.Entries+1)
 	if err != nil {
 		return Result{}, err
 	}
 	defer t.close()
+	src := &source{r: r, journal: journal}
 	u := &unpacker{
+		src:     src,
 		tree:    t,
 		limits:  limits,
 		pending: map[string]string{},
 		sums:    map[uint64]uint32{},
 		buf:     make([]byte, 256<<10),
 	}
-	src := &source{r: r}
 	tr := tar.NewReader(src)
 	for n := 1; ; n++ {
 		if err := ctx.Err(); err != nil {
@@ -115,6 +122,10 @@ func Layer(ctx context.Context, r io.Reader, dir string, limits Limits) (Result,
 			return Result{}, entryError(h.Name, err)
 		}
 	}
+	// What follows the end of the archive is part of its digest.
+	if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, src, u.buf); err != nil {
+		return Result{}, err
+	}
 	if err := t.leave(); err != nil {
 		return Result{}, err
 	}
@@ -123,6 +134,7 @@ func Layer(ctx context.Context, r io.Reader, dir string, limits Limits) (Result,
 
 // unpacker is the state of one Layer call.
 type unpacker struct {
+	src     *source
 	tree    *tree
 	limits  Limits
 	written int64
@@ -154,7 +166,6 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 		return u.rootEntry(h)
 	}
 	if isAufsOwn(name) {
-		u.tree.lost = u.tree.lost || h.Size > 0
 		return nil
 	}
 	dirName, base := splitPath(name)
@@ -167,7 +178,6 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 		return unix.ENAMETOOLONG
 	}
 	if hidden, ok := strings.CutPrefix(base, whiteoutPrefix); ok {
-		u.tree.lost = u.tree.lost || h.Size > 0
 		return u.whiteout(at, hidden)
 	}
 	switch h.Typeflag {
@@ -218,7 +228,9 @@ func (u *unpacker) file(at place, h *tar.Header, r io.Reader) error {
 	if IsSparse(h) {
 		onDisk, err = u.holed(f, st.Ino, h.Size, r)
 	} else {
+		u.src.beginContent(h)
 		onDisk, err = u.whole(f, st.Ino, r)
+		u.src.endContent()
 	}
 	if err != nil {
 		return err
@@ -415,25 +427,4 @@ func entryError(name string, err error) error {
 		kind = errkind.InvalidArgument
 	}
 	return errkind.New(kind, "cannot unpack entry %q: %w", name, err)
-}
-
-// source remembers how r failed, to tell a broken tar from a broken stream.
-type source struct {
-	r   io.Reader
-	err error
-}
-
-func (s *source) Read(p []byte) (int, error) {
-	n, err := s.r.Read(p)
-	if err != nil && err != io.EOF {
-		s.err = err
-	}
-	return n, err
-}
-
-func (s *source) blame(err error) error {
-	if s.err != nil {
-		return s.err
-	}
-	return errkind.New(errkind.InvalidArgument, "cannot unpack layer: %w", err)
 }
