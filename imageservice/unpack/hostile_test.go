@@ -445,15 +445,23 @@ func TestTARLinear(t *testing.T) {
 			}
 			return tar.Header{Name: "d/.wh..wh..opq", Typeflag: tar.TypeReg}
 		},
-		"whiteout repeated":    func(int) tar.Header { return tar.Header{Name: "d/.wh.x", Typeflag: tar.TypeReg} },
-		"whiteouts":            func(i int) tar.Header { return tar.Header{Name: fmt.Sprint("d/.wh.", i), Typeflag: tar.TypeReg} },
-		"duplicate file":       func(int) tar.Header { return tar.Header{Name: "d/x", Typeflag: tar.TypeReg, Size: 1} },
-		"duplicate directory":  func(int) tar.Header { return tar.Header{Name: deep, Typeflag: tar.TypeDir} },
-		"links to one file":    func(i int) tar.Header { return tar.Header{Name: fmt.Sprint("l", i/1000, "/", i), Typeflag: tar.TypeSymlink, Linkname: deep} },
-		"implied directories":  func(i int) tar.Header { return tar.Header{Name: fmt.Sprint("a/", i, "/b/f"), Typeflag: tar.TypeReg} },
-		"hard links below":     func(i int) tar.Header { return tar.Header{Name: fmt.Sprint("h/", i), Typeflag: tar.TypeLink, Linkname: "below"} },
-		"hard links of a link": func(i int) tar.Header { return tar.Header{Name: fmt.Sprint(i + 1), Typeflag: tar.TypeLink, Linkname: fmt.Sprint(i)} },
-		"links below":          func(i int) tar.Header { return tar.Header{Name: fmt.Sprint("s", i%1000, "/", i), Typeflag: tar.TypeReg} },
+		"whiteout repeated":   func(int) tar.Header { return tar.Header{Name: "d/.wh.x", Typeflag: tar.TypeReg} },
+		"whiteouts":           func(i int) tar.Header { return tar.Header{Name: fmt.Sprint("d/.wh.", i), Typeflag: tar.TypeReg} },
+		"duplicate file":      func(int) tar.Header { return tar.Header{Name: "d/x", Typeflag: tar.TypeReg, Size: 1} },
+		"duplicate directory": func(int) tar.Header { return tar.Header{Name: deep, Typeflag: tar.TypeDir} },
+		"links to one file": func(i int) tar.Header {
+			return tar.Header{Name: fmt.Sprint("l", i/1000, "/", i), Typeflag: tar.TypeSymlink, Linkname: deep}
+		},
+		"implied directories": func(i int) tar.Header { return tar.Header{Name: fmt.Sprint("a/", i, "/b/f"), Typeflag: tar.TypeReg} },
+		"hard links below": func(i int) tar.Header {
+			return tar.Header{Name: fmt.Sprint("h/", i), Typeflag: tar.TypeLink, Linkname: "below"}
+		},
+		"hard links of a link": func(i int) tar.Header {
+			return tar.Header{Name: fmt.Sprint(i + 1), Typeflag: tar.TypeLink, Linkname: fmt.Sprint(i)}
+		},
+		"links below": func(i int) tar.Header {
+			return tar.Header{Name: fmt.Sprint("s", i%1000, "/", i), Typeflag: tar.TypeReg}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			lower := t.TempDir()

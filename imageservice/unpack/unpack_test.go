@@ -114,36 +114,6 @@ func TestCutAnywhereItIsRefused(t *testing.T) {
 	}
 }
 
-// FuzzLayer looks for a tar that reaches out of its directory.
-func FuzzLayer(f *testing.F) {
-	needRoot(f)
-	f.Add(makeTar(f, tar.Header{Name: "a/b", Typeflag: tar.TypeReg, Size: 3}, tar.Header{Name: "c", Typeflag: tar.TypeSymlink, Linkname: "../.."},
-		tar.Header{Name: "c/d", Typeflag: tar.TypeReg}))
-	f.Add(makeTar(f, tar.Header{Name: "h", Typeflag: tar.TypeLink, Linkname: "../canary"}, tar.Header{Name: ".wh.x", Typeflag: tar.TypeReg},
-		tar.Header{Name: "x/.wh..wh..opq", Typeflag: tar.TypeReg}))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		outer := t.TempDir()
-		dir := filepath.Join(outer, "in")
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(outer, "canary"), []byte("alive"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		r, err := Layer(context.Background(), bytes.NewReader(b), dir, Limits{Entries: 1000, Bytes: 1 << 20})
-		if err == nil && !r.Alone() {
-			_, _ = Settle(context.Background(), dir, r, nil)
-		}
-		entries, err := os.ReadDir(outer)
-		if err != nil || len(entries) != 2 {
-			t.Fatalf("outside there are now %v (%v)", entries, err)
-		}
-		if got, _ := os.ReadFile(filepath.Join(outer, "canary")); string(got) != "alive" {
-			t.Fatalf("the canary is %q", got)
-		}
-	})
-}
-
 func TestCleanName(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]string{
