@@ -25,19 +25,19 @@ func TestEveryStep(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	for _, group := range []string{"node", "pod"} {
-		t.Run("shim per "+group, func(t *testing.T) { everyStep(t, group) })
+	for group, userns := range map[string]bool{"node": false, "pod": true} {
+		t.Run(fmt.Sprintf("shim per %s, user namespace %v", group, userns), func(t *testing.T) { everyStep(t, group, userns) })
 	}
 }
 
-func everyStep(t *testing.T, group string) {
+func everyStep(t *testing.T, group string, userns bool) {
 	l := newLab(t, lab.Options{ShimGroup: group})
 	image := setUp(t, l)
 	names := slices.DeleteFunc(failpoints(t, l.Daemon), ofImages)
 	killed := 0
 	for n, name := range names {
 		t.Run(name, func(t *testing.T) {
-			c := &client{Lab: l, t: t, image: image, pod: fmt.Sprintf("pod%d", n), failpoint: name}
+			c := &client{Lab: l, t: t, image: image, pod: fmt.Sprintf("pod%d", n), failpoint: name, userns: userns}
 			c.life()
 			if c.kills != 1 {
 				t.Errorf("the daemon was killed %d times at %s, want once", c.kills, name)
@@ -119,6 +119,7 @@ type client struct {
 	image     string
 	pod       string
 	failpoint string
+	userns    bool // the pod has one
 	kills     int
 	running   string // id of a container that must be found running after a crash
 }
@@ -137,6 +138,12 @@ func (c *client) life() {
 	config.PortMappings = []*criv1.PortMapping{{ContainerPort: 80, HostPort: int32(port)}}
 	container := lab.ContainerConfig("c", c.image, "sh", "-c", "trap 'exit 3' TERM; touch /tmp/ready; while :; do sleep 0.05; done")
 	container.Linux.SecurityContext.NamespaceOptions.Pid = criv1.NamespaceMode_POD
+	if c.userns {
+		ids := []*criv1.IDMapping{{HostId: 1 << 20, Length: 1 << 16}}
+		ns := &criv1.UserNamespace{Mode: criv1.NamespaceMode_POD, Uids: ids, Gids: ids}
+		config.Linux.SecurityContext.NamespaceOptions.UsernsOptions = ns
+		container.Linux.SecurityContext.NamespaceOptions.UsernsOptions = ns
+	}
 	container.Mounts = []*criv1.Mount{{ContainerPath: "/image", Readonly: true, Image: &criv1.ImageSpec{Image: c.image}}}
 
 	var podID, id string
