@@ -82,7 +82,7 @@ func brokenLaws(in *Input, s *specs.Spec) (out []string) {
 	return out
 }
 
-// TestTaint sets every field of an image's configuration, also those that are
+// T-TAINT: TestTaint sets every field of an image's configuration, also those that are
 // new, and expects that only the process's words differ: never its user or
 // its capabilities, and nothing outside of it.
 func TestTaint(t *testing.T) {
