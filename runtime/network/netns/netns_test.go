@@ -183,6 +183,7 @@ func TestSysctlsThatAreRefused(t *testing.T) {
 		"vm.overcommit_memory":     "not namespaced",
 		"kernel.panic":             "not namespaced",
 		"kernel.hostname":          "not namespaced",
+		"user.max_net_namespaces":  "only a process of a user namespace",
 		"net":                      "not namespaced",
 		"net/../kernel/panic":      "dotted component",
 		"net.//.kernel.panic":      "dotted component",

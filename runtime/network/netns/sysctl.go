@@ -42,6 +42,9 @@ func (s Spec) sysctlPaths() ([]sysctl, error) {
 		if why != "" {
 			return nil, errkind.New(errkind.InvalidArgument, "cannot set sysctl %q: %s", name, why)
 		}
+		if strings.HasPrefix(path, "user/") {
+			return nil, errkind.New(errkind.InvalidArgument, "cannot set sysctl %s: only a process of a user namespace can set what is limited in it", name)
+		}
 		kind := namespaceOf(path)
 		if kind == "" {
 			return nil, errkind.New(errkind.InvalidArgument, "cannot set sysctl %s: it is not namespaced, it would change the whole host", name)
