@@ -31,8 +31,8 @@ import (
 // Limits on what an archive's author controls.
 const (
 	maxEntries = 100_000
-	maxNesting = 3         // of indexes
-	maxRead    = 256 << 20 // bytes of configs, manifests and indexes, each as often as it is named
+	maxNesting = 3        // of indexes
+	maxRead    = 64 << 20 // bytes of configs, manifests and indexes, each as often as it is named
 )
 
 // Archive is an open archive.
