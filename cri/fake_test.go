@@ -12,6 +12,7 @@ import (
 	"github.com/berth-runtime/berth/imageservice"
 	"github.com/berth-runtime/berth/runtime/pod"
 	"github.com/berth-runtime/berth/runtime/spec"
+	"github.com/berth-runtime/berth/runtime/stats"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
@@ -231,6 +232,27 @@ func (m *memPods) StatsList(_ context.Context, v pod.View, f pod.ContainerFilter
 		out = append(out, &pod.Stats{Container: c, At: time.Unix(5, 0)})
 	}
 	return out, nil
+}
+
+func (m *memPods) PodStats(_ context.Context, v pod.View, id string) (*pod.PodStats, error) {
+	p, err := m.Pod(v, id)
+	return &pod.PodStats{Pod: p, At: time.Unix(6, 0)}, err
+}
+
+func (m *memPods) PodStatsList(_ context.Context, v pod.View, f pod.PodFilter) []*pod.PodStats {
+	var out []*pod.PodStats
+	for _, p := range m.Pods(v, f) {
+		out = append(out, &pod.PodStats{Pod: p, At: time.Unix(6, 0)})
+	}
+	return out
+}
+
+func (m *memPods) Metrics(_ context.Context, v pod.View) []pod.PodMetrics {
+	var out []pod.PodMetrics
+	for _, p := range m.Pods(v, pod.PodFilter{}) {
+		out = append(out, pod.PodMetrics{Pod: p, Interfaces: []stats.Interface{{Name: "eth0"}}})
+	}
+	return out
 }
 
 func (m *memPods) Subscribe(ctx context.Context) <-chan pod.Event {

@@ -37,6 +37,9 @@ type Pods interface {
 	Update(ctx context.Context, v pod.View, id string, r spec.Resources) error
 	Stats(ctx context.Context, v pod.View, id string) (*pod.Stats, error)
 	StatsList(ctx context.Context, v pod.View, f pod.ContainerFilter) ([]*pod.Stats, error)
+	PodStats(ctx context.Context, v pod.View, id string) (*pod.PodStats, error)
+	PodStatsList(ctx context.Context, v pod.View, f pod.PodFilter) []*pod.PodStats
+	Metrics(ctx context.Context, v pod.View) []pod.PodMetrics
 	// Subscribe gives all events from now on, whatever the view.
 	Subscribe(ctx context.Context) <-chan pod.Event
 }

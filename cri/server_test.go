@@ -300,7 +300,10 @@ func TestWhatTheKubeletDemandsAtItsStart(t *testing.T) {
 	if _, err := n.remote.UpdateRuntimeConfig(ctx, &criv1.UpdateRuntimeConfigRequest{}); err != nil {
 		t.Error(err)
 	}
+	// So a kubelet asks whether there are stats of pods; only Unimplemented means no.
 	_, err = n.remote.PodSandboxStats(ctx, &criv1.PodSandboxStatsRequest{})
+	wantCode(t, "stats of no pod", err, codes.NotFound)
+	_, err = n.remote.CheckpointContainer(ctx, &criv1.CheckpointContainerRequest{})
 	wantCode(t, "what we do not have", err, codes.Unimplemented)
 
 	n.network = errors.New("the bridge is gone")

@@ -34,6 +34,11 @@ func ContainerFilter(f *criv1.ContainerFilter) (pod.ContainerFilter, error) {
 	return out, nil
 }
 
+// PodStatsFilter translates the filter of ListPodSandboxStats; nil matches all.
+func PodStatsFilter(f *criv1.PodSandboxStatsFilter) pod.PodFilter {
+	return pod.PodFilter{ID: f.GetId(), Labels: f.GetLabelSelector()}
+}
+
 // StatsFilter translates the filter of ListContainerStats; nil matches all.
 func StatsFilter(f *criv1.ContainerStatsFilter) pod.ContainerFilter {
 	return pod.ContainerFilter{ID: f.GetId(), PodID: f.GetPodSandboxId(), Labels: f.GetLabelSelector()}

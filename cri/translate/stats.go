@@ -4,6 +4,7 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/runtime/pod"
+	"github.com/berth-runtime/berth/runtime/stats"
 )
 
 // ContainerStats gives the message for one sample.
@@ -16,20 +17,8 @@ func ContainerStats(s *pod.Stats) *criv1.ContainerStats {
 			Labels:      s.Container.Config.Labels,
 			Annotations: s.Container.Config.Annotations,
 		},
-		Cpu: &criv1.CpuUsage{
-			Timestamp:            at,
-			UsageCoreNanoSeconds: value(s.CPU.UsageNanos),
-			UsageNanoCores:       optional(s.CPU.NanoCores),
-		},
-		Memory: &criv1.MemoryUsage{
-			Timestamp:       at,
-			WorkingSetBytes: value(s.Memory.WorkingSet),
-			AvailableBytes:  optional(s.Memory.Available),
-			UsageBytes:      value(s.Memory.Usage),
-			RssBytes:        value(s.Memory.RSS),
-			PageFaults:      value(s.Memory.PageFaults),
-			MajorPageFaults: value(s.Memory.MajorPageFaults),
-		},
+		Cpu:           cpuUsage(at, s.CPU),
+		Memory:        memoryUsage(at, s.Memory),
 		WritableLayer: FilesystemUsage(at, s.Layer.Mountpoint, s.Layer.Bytes, s.Layer.Inodes),
 	}
 	if s.Memory.SwapUsage != nil || s.Memory.SwapAvailable != nil {
@@ -40,6 +29,65 @@ func ContainerStats(s *pod.Stats) *criv1.ContainerStats {
 		}
 	}
 	return out
+}
+
+func cpuUsage(at int64, c pod.CPUStats) *criv1.CpuUsage {
+	return &criv1.CpuUsage{
+		Timestamp:            at,
+		UsageCoreNanoSeconds: value(c.UsageNanos),
+		UsageNanoCores:       optional(c.NanoCores),
+	}
+}
+
+func memoryUsage(at int64, m pod.MemoryStats) *criv1.MemoryUsage {
+	return &criv1.MemoryUsage{
+		Timestamp:       at,
+		WorkingSetBytes: value(m.WorkingSet),
+		AvailableBytes:  optional(m.Available),
+		UsageBytes:      value(m.Usage),
+		RssBytes:        value(m.RSS),
+		PageFaults:      value(m.PageFaults),
+		MajorPageFaults: value(m.MajorPageFaults),
+	}
+}
+
+// PodStats gives the message for one sample of a pod.
+func PodStats(s *pod.PodStats) *criv1.PodSandboxStats {
+	at := nanos(s.At)
+	linux := &criv1.LinuxPodSandboxStats{
+		Cpu:     cpuUsage(at, s.CPU),
+		Memory:  memoryUsage(at, s.Memory),
+		Process: &criv1.ProcessUsage{Timestamp: at, ProcessCount: value(s.Processes)},
+	}
+	for _, c := range s.Containers {
+		linux.Containers = append(linux.Containers, ContainerStats(c))
+	}
+	if len(s.Interfaces) > 0 {
+		// The default interface is not repeated among the others.
+		linux.Network = &criv1.NetworkUsage{Timestamp: at, DefaultInterface: interfaceUsage(s.Interfaces[0])}
+		for _, i := range s.Interfaces[1:] {
+			linux.Network.Interfaces = append(linux.Network.Interfaces, interfaceUsage(i))
+		}
+	}
+	return &criv1.PodSandboxStats{
+		Attributes: &criv1.PodSandboxAttributes{
+			Id:          s.Pod.ID,
+			Metadata:    podMetadata(s.Pod.Config.Metadata),
+			Labels:      s.Pod.Config.Labels,
+			Annotations: s.Pod.Config.Annotations,
+		},
+		Linux: linux,
+	}
+}
+
+func interfaceUsage(i stats.Interface) *criv1.NetworkInterfaceUsage {
+	return &criv1.NetworkInterfaceUsage{
+		Name:     i.Name,
+		RxBytes:  value(i.RxBytes),
+		RxErrors: value(i.RxErrors),
+		TxBytes:  value(i.TxBytes),
+		TxErrors: value(i.TxErrors),
+	}
 }
 
 // FilesystemUsage gives the usage of the file system at mountpoint, at a time

@@ -136,6 +136,7 @@ type Stats struct {
 	CPU       CPUStats
 	Memory    MemoryStats
 	Layer     LayerStats
+	Processes uint64 // with their threads
 }
 
 // CPUStats of a cgroup.

@@ -87,6 +87,7 @@ func (t *Table) run(ctx context.Context, p *Pod) {
 
 // forgetPod frees the pod's id and name.
 func (t *Table) forgetPod(p *Pod) {
+	t.sampler.Forget(p.id)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.pods, p.id)

@@ -3,6 +3,8 @@ package pod
 import (
 	"context"
 	"fmt"
+
+	"github.com/berth-runtime/berth/runtime/stats"
 )
 
 // Stats samples one container. For one that does not run only the writable
@@ -48,12 +50,19 @@ func (t *Table) sample(ctx context.Context, st *ContainerStatus) (*Stats, error)
 	if err != nil {
 		return nil, fmt.Errorf("cannot sample container %s: %w", st.ID, err)
 	}
-	out.At = s.At
-	out.CPU = CPUStats{UsageNanos: s.CPUNanos, NanoCores: s.NanoCores}
-	out.Memory = MemoryStats{Usage: s.Usage, WorkingSet: s.WorkingSet, RSS: s.RSS, PageFaults: s.PageFaults,
+	out.At, out.Processes = s.At, s.Pids
+	out.CPU, out.Memory = cpuStats(s), memoryStats(s)
+	return out, nil
+}
+
+func cpuStats(s stats.Sample) CPUStats {
+	return CPUStats{UsageNanos: s.CPUNanos, NanoCores: s.NanoCores}
+}
+
+func memoryStats(s stats.Sample) MemoryStats {
+	return MemoryStats{Usage: s.Usage, WorkingSet: s.WorkingSet, RSS: s.RSS, PageFaults: s.PageFaults,
 		MajorPageFaults: s.MajorPageFaults, SwapUsage: s.SwapUsage, SwapAvailable: remaining(s.SwapLimit, s.SwapUsage),
 		Available: remaining(s.Limit, &s.WorkingSet)}
-	return out, nil
 }
 
 // remaining is limit minus used, not below zero; nil if either is unknown.
