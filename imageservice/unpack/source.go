@@ -55,3 +55,17 @@ func (s *source) blame(err error) error {
 	}
 	return errkind.New(errkind.InvalidArgument, "cannot unpack layer: %w", err)
 }
+
+// content reads a file of the tar and blames whoever cuts it.
+type content struct {
+	r   io.Reader
+	src *source
+}
+
+func (c *content) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	if err != nil && err != io.EOF {
+		err = c.src.blame(err)
+	}
+	return n, err
+}

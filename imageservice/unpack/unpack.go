@@ -224,6 +224,7 @@ func (u *unpacker) file(at place, h *tar.Header, r io.Reader) error {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return err
 	}
+	r = &content{r, u.src}
 	var onDisk uint64
 	if IsSparse(h) {
 		onDisk, err = u.holed(f, st.Ino, h.Size, r)
