@@ -4,10 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/runtime/sys/thread"
 )
 
 // maxOptions is what mount(2) takes, a page, with some room for the kernel.
@@ -119,19 +120,15 @@ func mountFromWithin(opts []option, lowers []string, target string) error {
 	if len(text) >= unix.Getpagesize() {
 		return fmt.Errorf("its options have %d bytes, more than this kernel takes; Linux 6.5 has no such limit", len(text))
 	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread is of no other use
-		err := unix.Unshare(unix.CLONE_FS)
-		if err == nil {
-			err = unix.Chdir(above)
+	return thread.Throwaway(func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return err
 		}
-		if err == nil {
-			err = unix.Mount("overlay", target, "overlay", 0, text)
+		if err := unix.Chdir(above); err != nil {
+			return err
 		}
-		done <- err
-	}()
-	return <-done
+		return unix.Mount("overlay", target, "overlay", 0, text)
+	})
 }
 
 // commonDir is the deepest directory above all of paths.
