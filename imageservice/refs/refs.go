@@ -25,6 +25,9 @@ import (
 const DockerHub = "docker.io"
 
 const (
+	// maxLength is above the longest host, name, tag and digest together.
+	maxLength = 1024
+
 	hubNamespace = "library/"
 	defaultTag   = "latest"
 )
@@ -42,6 +45,9 @@ type Ref struct {
 // DockerHub if that is empty. A lone name is put under library/ on DockerHub
 // only, as no other registry has that namespace.
 func Parse(s, defaultHost string) (Ref, error) {
+	if len(s) > maxLength {
+		return Ref{}, invalid(s, fmt.Sprintf("it has %d characters, and no reference has more than %d", len(s), maxLength))
+	}
 	if isID(s) {
 		return Ref{}, invalid(s, "it is an image id")
 	}
