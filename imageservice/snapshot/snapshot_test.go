@@ -104,7 +104,7 @@ func TestUsageOfDeepDirectories(t *testing.T) {
 	if err := d.Create(lowers[0], nil); err != nil {
 		t.Fatal(err)
 	}
-	const depth, name = 1000, "directory"
+	const depth, name = 500, "directory"
 	dir, err := os.Open(d.Upper)
 	if err != nil {
 		t.Fatal(err)
