@@ -58,8 +58,10 @@ func (s *Service) reconcile(ctx context.Context) error {
 			deleteImage(tx, st, id)
 		}
 		for _, seq := range found.lostLayers {
-			tx.DeleteLayer(seq)
-			delete(st.Layers, seq)
+			row := st.Layers[seq]
+			row.Broken, row.Suspect = "its directory is gone", true // to be fetched again
+			tx.PutLayer(row)
+			st.Layers[seq] = row
 		}
 		s.doubt(tx, st)
 	})
@@ -104,8 +106,8 @@ func (s *Service) inspect() (findings, error) {
 	if err != nil {
 		return f, err
 	}
-	for seq := range s.state.Layers {
-		if !layers[strconv.FormatUint(seq, 10)] {
+	for seq, row := range s.state.Layers {
+		if !layers[strconv.FormatUint(seq, 10)] && row.Broken == "" {
 			f.lostLayers = append(f.lostLayers, seq)
 		}
 		delete(layers, strconv.FormatUint(seq, 10))
@@ -133,7 +135,7 @@ func (s *Service) inspect() (findings, error) {
 		f.rubbish = append(f.rubbish, s.snapshotsDir()+"/"+name)
 	}
 	for id, row := range s.state.Images {
-		if why := s.whyBroken(id, row, f.lostLayers); why != "" {
+		if why := s.whyBroken(id, row); why != "" {
 			f.broken[id] = why
 		}
 	}
@@ -156,7 +158,7 @@ func (s *Service) excuse(layers map[string]bool, seq uint64) {
 	delete(layers, name+".tmp")
 }
 
-func (s *Service) whyBroken(id string, row meta.Image, lost []uint64) string {
+func (s *Service) whyBroken(id string, row meta.Image) string {
 	config, err := s.readConfig(id)
 	if err != nil {
 		return err.Error()
@@ -165,7 +167,7 @@ func (s *Service) whyBroken(id string, row meta.Image, lost []uint64) string {
 		return fmt.Sprintf("its row has %d layers and its config %d", len(row.Layers), len(config.DiffIDs))
 	}
 	for _, seq := range row.Layers {
-		if _, ok := s.state.Layers[seq]; !ok || slices.Contains(lost, seq) {
+		if _, ok := s.state.Layers[seq]; !ok {
 			return fmt.Sprintf("its layer %d is missing", seq)
 		}
 	}

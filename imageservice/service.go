@@ -62,7 +62,8 @@ type Service struct {
 
 // Open opens the store under cfg.Root, makes it if it is absent, and removes
 // what a crash has left: directories and blobs that no row names, and images
-// of which something is missing, so that the next pull brings them again.
+// that cannot be told any more, as their config is gone. Images that lack a
+// layer stay: it is fetched again, like any that is damaged.
 func Open(ctx context.Context, cfg Config) (*Service, error) {
 	if !filepath.IsAbs(cfg.Root) || strings.ContainsAny(cfg.Root, `:,\`) {
 		return nil, errkind.New(errkind.InvalidArgument, "cannot open image store %q: its path must be absolute and have no colon, comma or backslash, which overlay options cannot carry", cfg.Root)

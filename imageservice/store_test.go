@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -54,8 +55,9 @@ func TestOpenRemovesWhatACrashLeft(t *testing.T) {
 	s = openAt(t, root)
 	sound(t, s)
 	images, _ := s.List(ctx)
+	images = slices.DeleteFunc(images, func(i Image) bool { return i.ID == torn.ID })
 	if len(images) != 1 || images[0].ID != whole.ID || images[0].Config.Cmd[0] != "/x" || len(images[0].Layers) != 1 {
-		t.Fatalf("after the crash there are %+v", images)
+		t.Fatalf("after the crash there are %+v beside the torn one", images)
 	}
 	for _, gone := range []string{"l/77", "l/78.tmp", "s/lost", "spool/load-1"} {
 		absent(t, filepath.Join(root, gone))
@@ -64,8 +66,8 @@ func TestOpenRemovesWhatACrashLeft(t *testing.T) {
 	if got := s.Snapshots(ctx); len(got) != 1 || got[0] != "kept" {
 		t.Errorf("snapshots are %q", got)
 	}
-	if again := mustPull(t, s, host+"/torn:v1"); again.ID != torn.ID {
-		t.Errorf("the torn image came back as %s", again.ID)
+	if got := read(t, mountImage(t, s, "torn", torn.ID)+"/f"); got != "torn" {
+		t.Errorf("a container of the torn image reads %q", got)
 	}
 	sound(t, s)
 }

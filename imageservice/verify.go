@@ -332,7 +332,7 @@ func (s *Service) verifySuspects(ctx context.Context) {
 	if len(suspects) == 0 {
 		return
 	}
-	log.Info("The machine was not shut down in order; layers that came last are verified", "layers", len(suspects))
+	log.Info("Layers are verified: the machine was not shut down in order after they came, or they are gone", "layers", len(suspects))
 	var broken []Damage
 	for _, seq := range suspects {
 		faults, err := s.verifyLayer(ctx, seq, inventory.Contents)
