@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
@@ -43,7 +44,7 @@ func crash(t *testing.T, s *Service) {
 	}
 }
 
-// flip changes one byte of a file and nothing else of it.
+// flip changes one byte of a file and nothing else of it, its time neither.
 func flip(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -56,7 +57,14 @@ func flip(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	b[0] ^= 1
+	fi, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := f.WriteAt(b[:], 2); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(path, time.Time{}, fi.ModTime()); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -2,9 +2,13 @@
 // later whether it still does.
 //
 // The model: an inventory is one file beside a layer's directory, with a line
-// for each file below it: kind, mode, owner, size and a CRC-32C of the content
-// (of a symbolic link: of its target; of a device: its number). The sums are
-// those of the bytes that were written, taken before they reached the disk.
+// for each file below it: kind, mode, owner, size, time and a CRC-32C of the
+// content (of a symbolic link: of its target; of a device: its number), and of
+// directories and executables one of the extended attributes, where overlayfs
+// has its marks and the kernel capabilities; a look at every file's would cost
+// each pull more than it finds. The sums of contents are those of the bytes
+// that were written, taken before they reached the disk. Inventories of version
+// 1 have neither times nor attributes.
 //
 // The law: it finds what storage breaks, such as blocks that were never
 // written, bits that flipped, or files that are gone. It is no defence against
@@ -25,6 +29,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
@@ -33,8 +38,9 @@ import (
 )
 
 const (
-	first = "berth inventory 1"
-	last  = "end"
+	first    = "berth inventory 2"
+	firstOld = "berth inventory 1"
+	last     = "end"
 )
 
 // castagnoli is the table of the sums; the CPU has an instruction for it.
@@ -69,12 +75,19 @@ func Write(file, dir string, sums map[uint64]uint32) (err error) {
 	}
 	defer func() { _ = root.Close() }()
 	line := make([]byte, 0, 256)
-	err = walk(context.Background(), root, func(name string, st *unix.Stat_t) error {
+	var attrs attributes
+	err = walk(context.Background(), root, func(name string, at place, st *unix.Stat_t) error {
 		mark, err := markOf(root, name, st, sums)
 		if err != nil {
 			return err
 		}
-		line = append(strconv.AppendQuote(describe(line[:0], st, mark), name), '\n')
+		attrsSum := uint32(0)
+		if attributed(st) {
+			if attrsSum, err = attrs.sum(at.path()); err != nil {
+				return &os.PathError{Op: "listxattr", Path: name, Err: err}
+			}
+		}
+		line = append(strconv.AppendQuote(describe(line[:0], st, mark, attrsSum), name), '\n')
 		_, err = w.Write(line)
 		return err
 	})
@@ -86,12 +99,14 @@ func Write(file, dir string, sums map[uint64]uint32) (err error) {
 }
 
 // describe spells what is to stay of a file. The name follows.
-func describe(b []byte, st *unix.Stat_t, mark uint64) []byte {
+func describe(b []byte, st *unix.Stat_t, mark uint64, attrs uint32) []byte {
 	b = append(strconv.AppendUint(b, uint64(st.Mode), 8), ' ')
 	b = append(strconv.AppendUint(b, uint64(st.Uid), 10), ' ')
 	b = append(strconv.AppendUint(b, uint64(st.Gid), 10), ' ')
 	b = append(strconv.AppendInt(b, sizeOf(st), 10), ' ')
-	return append(strconv.AppendUint(b, mark, 16), ' ')
+	b = append(strconv.AppendUint(b, mark, 16), ' ')
+	b = append(strconv.AppendInt(b, st.Mtim.Nano(), 10), ' ')
+	return append(strconv.AppendUint(b, uint64(attrs), 16), ' ')
 }
 
 // sizeOf is 0 for a directory: its size is the file system's affair.
@@ -145,14 +160,26 @@ func targetSum(root *os.File, name string) (uint64, error) {
 	return uint64(crc32.Checksum(buf[:n], castagnoli())), nil
 }
 
+// visitor is told of a file by its name below the root, by its place, and by
+// what stat says.
+type visitor func(name string, at place, st *unix.Stat_t) error
+
+// place is a file by its directory's handle.
+type place struct {
+	dir  *os.File
+	base string
+}
+
+func (p place) path() string { return procPath(p.dir) + "/" + p.base }
+
 // walk calls visit for all below root, each directory before what is in it and
 // otherwise by name. The root itself is ".".
-func walk(ctx context.Context, root *os.File, visit func(name string, st *unix.Stat_t) error) error {
+func walk(ctx context.Context, root *os.File, visit visitor) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(root.Fd()), &st); err != nil {
 		return err
 	}
-	if err := visit(".", &st); err != nil {
+	if err := visit(".", place{root, "."}, &st); err != nil {
 		return err
 	}
 	for todo := []string{"."}; len(todo) > 0; {
@@ -172,7 +199,7 @@ func walk(ctx context.Context, root *os.File, visit func(name string, st *unix.S
 }
 
 // visitDir visits what is in one directory and gives its subdirectories.
-func visitDir(root *os.File, dir string, visit func(string, *unix.Stat_t) error) (below []string, err error) {
+func visitDir(root *os.File, dir string, visit visitor) (below []string, err error) {
 	d, err := openBelow(root, dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
@@ -189,7 +216,7 @@ func visitDir(root *os.File, dir string, visit func(string, *unix.Stat_t) error)
 		if err := unix.Fstatat(int(d.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return nil, &os.PathError{Op: "stat", Path: name, Err: err}
 		}
-		if err := visit(name, &st); err != nil {
+		if err := visit(name, place{d, base}, &st); err != nil {
 			return nil, err
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
@@ -233,12 +260,13 @@ func Verify(ctx context.Context, file, dir string, depth Depth) ([]Fault, error)
 	defer func() { _ = root.Close() }()
 	var faults []Fault
 	seen := map[string]bool{}
+	var attrs attributes
 	err = read(file, func(e entry) error {
 		if err := ctx.Err(); err != nil || len(faults) >= maxFaults {
 			return errors.Join(err, io.EOF)
 		}
 		seen[e.name] = true
-		if what := e.differs(root, depth); what != "" {
+		if what := e.differs(root, depth, &attrs); what != "" {
 			faults = append(faults, Fault{e.name, what})
 		}
 		return nil
@@ -250,7 +278,7 @@ func Verify(ctx context.Context, file, dir string, depth Depth) ([]Fault, error)
 		return append(faults, Fault{What: "its inventory cannot be read: " + err.Error()}), nil
 	}
 	if len(faults) < maxFaults {
-		err = walk(ctx, root, func(name string, _ *unix.Stat_t) error {
+		err = walk(ctx, root, func(name string, _ place, _ *unix.Stat_t) error {
 			if !seen[name] && len(faults) < maxFaults {
 				faults = append(faults, Fault{name, "it is not of the layer"})
 			}
@@ -281,10 +309,14 @@ type entry struct {
 	size           int64
 	mark           uint64
 	name           string
+
+	mtime int64 // nanoseconds since 1970
+	attrs uint32
+	old   bool // of version 1: mtime and attrs are not known
 }
 
 // differs tells how the file below root is not the entry's; "" if it is.
-func (e entry) differs(root *os.File, depth Depth) string {
+func (e entry) differs(root *os.File, depth Depth, attrs *attributes) string {
 	f, err := openBelow(root, e.name, unix.O_PATH)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return "it is gone"
@@ -292,9 +324,13 @@ func (e entry) differs(root *os.File, depth Depth) string {
 	if err != nil {
 		return reason(err)
 	}
+	defer func() { _ = f.Close() }()
 	var st unix.Stat_t
 	err = unix.Fstat(int(f.Fd()), &st)
-	_ = f.Close()
+	var attrsSum uint32
+	if err == nil && !e.old && attributed(&st) {
+		attrsSum, err = attrs.sum(procPath(f))
+	}
 	switch {
 	case err != nil:
 		return reason(err)
@@ -304,15 +340,22 @@ func (e entry) differs(root *os.File, depth Depth) string {
 		return fmt.Sprintf("its owner is %d:%d and was %d:%d", st.Uid, st.Gid, e.uid, e.gid)
 	case sizeOf(&st) != e.size:
 		return fmt.Sprintf("it has %d bytes and had %d", st.Size, e.size)
-	case st.Mode&unix.S_IFMT == unix.S_IFREG && depth == Metadata:
-		return ""
 	}
-	mark, err := markOf(root, e.name, &st, nil)
-	if err != nil {
-		return reason(err)
+	if depth == Contents || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		mark, err := markOf(root, e.name, &st, nil)
+		if err != nil {
+			return reason(err)
+		}
+		if mark != e.mark {
+			return "its content differs"
+		}
 	}
-	if mark != e.mark {
-		return "its content differs"
+	switch {
+	case e.old:
+	case st.Mtim.Nano() != e.mtime:
+		return fmt.Sprintf("its time is %s and was %s", spell(st.Mtim.Nano()), spell(e.mtime))
+	case attrsSum != e.attrs:
+		return "its extended attributes differ"
 	}
 	return ""
 }
@@ -333,7 +376,9 @@ func read(file string, use func(entry) error) error {
 	const longest = 5 * unix.PathMax // a name quoted, with numbers before it
 	lines := bufio.NewScanner(z)
 	lines.Buffer(make([]byte, 0, 4096), longest)
-	if !lines.Scan() || lines.Text() != first {
+	lines.Scan()
+	old := lines.Text() == firstOld
+	if lines.Text() != first && !old {
 		return errors.Join(lines.Err(), errkind.New(errkind.DataLoss, "it does not begin as one"))
 	}
 	for lines.Scan() {
@@ -341,7 +386,7 @@ func read(file string, use func(entry) error) error {
 			lines.Scan() // to the very end, where the decompressor compares its checksum
 			return lines.Err()
 		}
-		e, err := parse(lines.Text())
+		e, err := parse(lines.Text(), old)
 		if err != nil {
 			return err
 		}
@@ -352,10 +397,14 @@ func read(file string, use func(entry) error) error {
 	return errors.Join(lines.Err(), errkind.New(errkind.DataLoss, "it is cut"))
 }
 
-func parse(line string) (e entry, err error) {
+func parse(line string, old bool) (e entry, err error) {
 	bad := errkind.New(errkind.DataLoss, "its line %.80q makes no sense", line)
-	fields := strings.SplitN(line, " ", 6)
-	if len(fields) != 6 {
+	want := 8
+	if old {
+		want = 6
+	}
+	fields := strings.SplitN(line, " ", want)
+	if len(fields) != want {
 		return e, bad
 	}
 	mode, err1 := strconv.ParseUint(fields[0], 8, 32)
@@ -363,9 +412,22 @@ func parse(line string) (e entry, err error) {
 	gid, err3 := strconv.ParseUint(fields[2], 10, 32)
 	size, err4 := strconv.ParseInt(fields[3], 10, 64)
 	mark, err5 := strconv.ParseUint(fields[4], 16, 64)
-	name, err6 := strconv.Unquote(fields[5])
+	name, err6 := strconv.Unquote(fields[want-1])
 	if errors.Join(err1, err2, err3, err4, err5, err6) != nil {
 		return e, bad
 	}
-	return entry{uint32(mode), uint32(uid), uint32(gid), size, mark, name}, nil
+	e = entry{mode: uint32(mode), uid: uint32(uid), gid: uint32(gid), size: size, mark: mark, name: name, old: old}
+	if old {
+		return e, nil
+	}
+	mtime, err7 := strconv.ParseInt(fields[5], 10, 64)
+	attrs, err8 := strconv.ParseUint(fields[6], 16, 32)
+	if errors.Join(err7, err8) != nil {
+		return e, bad
+	}
+	e.mtime, e.attrs = mtime, uint32(attrs)
+	return e, nil
 }
+
+// spell writes a time for people.
+func spell(nano int64) string { return time.Unix(0, nano).UTC().Format(time.RFC3339Nano) }

@@ -2,12 +2,16 @@ package inventory
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,6 +26,8 @@ func plant(t *testing.T) (file, dir string) {
 		os.MkdirAll(dir+"/etc/deep", 0o755),
 		os.WriteFile(dir+"/etc/passwd", []byte("root:x:0:0"), 0o644),
 		os.WriteFile(dir+"/etc/empty", nil, 0o600),
+		os.WriteFile(dir+"/etc/tool", []byte("#!"), 0o755),
+		unix.Setxattr(dir+"/etc/tool", "user.a", []byte("1"), 0),
 		os.WriteFile(dir+"/odd \"name\"\n\xff", []byte("odd"), 0o644),
 		os.Symlink("etc/passwd", dir+"/link"),
 		os.Link(dir+"/etc/passwd", dir+"/etc/deep/hard"),
@@ -65,7 +71,21 @@ func TestEveryFaultIsNamed(t *testing.T) {
 		spoil      func(dir string) error
 	}{
 		"flipped byte": {"etc/passwd", "its content differs", false, func(dir string) error {
-			return os.WriteFile(dir+"/etc/passwd", []byte("root:x:0:1"), 0o644)
+			return overwrite(dir+"/etc/passwd", "root:x:0:1")
+		}},
+		"time": {"etc/deep", "its time is 1970-01-01T00:00:05.000000007Z and was", true, func(dir string) error {
+			return os.Chtimes(dir+"/etc/deep", time.Time{}, time.Unix(5, 7))
+		}},
+		"time of a link": {"link", "its time is", true, func(dir string) error {
+			t := []unix.Timespec{{Sec: 5}, {Sec: 5}}
+			return unix.UtimesNanoAt(unix.AT_FDCWD, dir+"/link", t, unix.AT_SYMLINK_NOFOLLOW)
+		}},
+		"lost attribute":  {"etc/tool", "its extended attributes differ", true, func(dir string) error { return unix.Removexattr(dir+"/etc/tool", "user.a") }},
+		"other attribute": {"etc/tool", "its extended attributes differ", true, func(dir string) error { return unix.Setxattr(dir+"/etc/tool", "user.a", []byte("2"), 0) }},
+		"large attribute": {"etc", "its extended attributes differ", true, func(dir string) error { return unix.Setxattr(dir+"/etc", "user.b", make([]byte, 3000), 0) }},
+		"device": {"gone", "its content differs", true, func(dir string) error {
+			_ = os.Remove(dir + "/gone")
+			return unix.Mknod(dir+"/gone", unix.S_IFCHR, int(unix.Mkdev(1, 3)))
 		}},
 		"cut":     {"etc/passwd", "it has 4 bytes and had 10", true, func(dir string) error { return os.Truncate(dir+"/etc/passwd", 4) }},
 		"lost":    {"etc/empty", "it is gone", true, func(dir string) error { return os.Remove(dir + "/etc/empty") }},
@@ -81,7 +101,7 @@ func TestEveryFaultIsNamed(t *testing.T) {
 			return os.Symlink("/etc/shadow", dir+"/fifo")
 		}},
 		"odd name": {"odd \"name\"\n\xff", "its content differs", false, func(dir string) error {
-			return os.WriteFile(dir+"/odd \"name\"\n\xff", []byte("ODD"), 0o644)
+			return overwrite(dir+"/odd \"name\"\n\xff", "ODD")
 		}},
 	} {
 		file, dir := plant(t)
@@ -95,6 +115,45 @@ func TestEveryFaultIsNamed(t *testing.T) {
 		if got := verify(t, file, dir, Metadata); c.quick != slices.ContainsFunc(got, found) {
 			t.Errorf("%s: the quick look gives %q", name, got)
 		}
+	}
+}
+
+// overwrite changes a file's content as a disk would, of which nobody knows.
+func overwrite(path, content string) error {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(path, []byte(content), 0o644), os.Chtimes(path, time.Time{}, fi.ModTime()))
+}
+
+// Those of version 1 tell less, and what they tell is compared.
+func TestOldInventories(t *testing.T) {
+	t.Parallel()
+	file, dir := plant(t)
+	var text strings.Builder
+	text.WriteString(firstOld + "\n")
+	for _, e := range entries(t, file) {
+		fmt.Fprintf(&text, "%o %d %d %d %x %q\n", e.mode, e.uid, e.gid, e.size, e.mark, e.name)
+	}
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, z.EncodeAll([]byte(text.String()+last+"\n"), nil), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(dir+"/etc/passwd", time.Time{}, time.Unix(5, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if faults := verify(t, file, dir, Contents); len(faults) > 0 {
+		t.Errorf("%q", faults)
+	}
+	if err := os.WriteFile(dir+"/etc/passwd", []byte("ROOT:x:0:0"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if faults := verify(t, file, dir, Contents); len(faults) != 2 || faults[0].What != "its content differs" {
+		t.Errorf("%q", faults)
 	}
 }
 
