@@ -128,7 +128,7 @@ func hostiles() []hostile {
 		}, errkind.Unknown, map[string]string{"d": "directory", "d/gone": "device"}},
 		{"entry under a file", always(evilFile("f"), evilFile("f/x")), bad, nil},
 		{"entry under a fifo", always(evilEntry(tar.TypeFifo, "f", "", 0), evilFile("f/x")), bad, nil},
-		{"whiteout under a file", always(evilFile("f"), evilFile("f/.wh.x")), bad, nil},
+		{"whiteout under a file", always(evilFile("f"), evilFile("f/.wh.x"), evilFile("f/.wh..wh..opq")), errkind.Unknown, map[string]string{"f": "file"}},
 		{"directory under a link to a file", always(evilFile("f"), evilLink("l", "f"), evilDir("l/x")), bad, nil},
 		{"hard link to what is above it", always(evilDir("a"), evilFile("a/b"), evilHard("a", "a/b")), bad, nil},
 		{"hard link to a directory", always(evilDir("a"), evilHard("b", "a")), bad, nil},

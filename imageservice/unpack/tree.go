@@ -2,6 +2,7 @@ package unpack
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -179,7 +180,7 @@ func (t *tree) step(parent *os.File, c, real string) (child *os.File, target str
 		target, err = readlinkAt(parent, c)
 		return nil, target, err
 	default:
-		return nil, "", errkind.New(errkind.InvalidArgument, "its parent %q is no directory", real)
+		return nil, "", fmt.Errorf("its parent %q: %w", real, unix.ENOTDIR)
 	}
 	if err := t.owe(real); err != nil {
 		return nil, "", err

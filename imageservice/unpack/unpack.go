@@ -169,7 +169,11 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 		return nil
 	}
 	dirName, base := splitPath(name)
+	hidden, hides := strings.CutPrefix(base, whiteoutPrefix)
 	dir, dirPath, err := u.tree.enter(dirName)
+	if hides && errors.Is(err, unix.ENOTDIR) {
+		return nil // this layer's file hides all that was in a directory; umoci says so twice
+	}
 	if err != nil {
 		return err
 	}
@@ -177,7 +181,7 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 	if len(at.path) > maxPath {
 		return unix.ENAMETOOLONG
 	}
-	if hidden, ok := strings.CutPrefix(base, whiteoutPrefix); ok {
+	if hides {
 		return u.whiteout(at, hidden)
 	}
 	switch h.Typeflag {
