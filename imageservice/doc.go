@@ -4,13 +4,13 @@
 // The model. An image is a config and a stack of layers; names lead to it. A
 // layer is kept unpacked, in a directory that overlayfs takes, and is shared
 // by all images and containers that have it. Its blob is not kept, unless
-// Config.KeepBlobs says so: it is
-// verified, decompressed, verified again and unpacked in one stream, side by
-// side with the others; on the way a record is made that gives the exact tar
-// again from the unpacked files (see package tarsplit). A layer is found by its diff ID; one that is right
-// only on top of certain others (see package unpack) by its chain ID. A
-// container's snapshot is a row that keeps the image's layers, with a
-// directory for what the container writes.
+// Config.KeepBlobs says so: it is verified, decompressed, verified again and
+// unpacked in one stream, side by side with the others; on the way a record is
+// made that gives the exact tar again from the unpacked files (see package
+// tarsplit). A layer is found by its diff ID; one that is right only on top of
+// certain others (see package unpack) by its chain ID. A container's snapshot
+// is a row that keeps the image's layers, with a directory for what the
+// container writes; an image volume's is one to which nobody writes.
 //
 // An artifact is files instead of a container's root: its manifest has some
 // other config than an image's. It is an image here, pulled, listed, verified
@@ -18,10 +18,11 @@
 // artifacts share the empty one: its id is the digest of the manifest. Each of
 // its blobs is a layer: one file, by its title if that can be the name of a
 // file that hides no other, else by its digest; or what is in it, if it is a
-// tar. It can be mounted and not run. See package manifest for the rules.
+// tar, whose blob is kept too. So it goes out as it came, to the byte. It can
+// be mounted and not run. See package manifest for the rules.
 //
 //	Root/meta.db            rows; see package meta
-//	Root/blobs/sha256/HEX   configs, manifests, indexes; layers' blobs if they are kept
+//	Root/blobs/sha256/HEX   configs, manifests, indexes; layers' blobs that are kept
 //	Root/l/N/fs             layer N; N.tmp while it is unpacked
 //	Root/l/N/inventory      what is in there; see package inventory
 //	Root/l/N/tar-split.json.gz  what its tar had beside the files; see package tarsplit
