@@ -71,7 +71,7 @@ func podSecurity(p *spec.Pod, sc *criv1.LinuxSandboxSecurityContext) error {
 	if err != nil {
 		return err
 	}
-	p.Namespaces, p.Seccomp, p.Privileged = ns, seccomp, sc.GetPrivileged()
+	p.Namespaces, p.Seccomp, p.Privileged, p.SELinux = ns, seccomp, sc.GetPrivileged(), selinux(sc.GetSelinuxOptions())
 	return nil
 }
 

@@ -10,8 +10,7 @@ import (
 	"github.com/berth-runtime/berth/runtime/spec"
 )
 
-// security translates the security context of a container. SELinux options
-// are accepted and without effect, as on any host where SELinux is off.
+// security translates the security context of a container.
 func security(sc *criv1.LinuxContainerSecurityContext) (spec.Security, error) {
 	s := spec.Security{
 		Privileged:         sc.GetPrivileged(),
@@ -38,6 +37,7 @@ func security(sc *criv1.LinuxContainerSecurityContext) (spec.Security, error) {
 	if s.AppArmor, err = apparmorProfile(sc.GetApparmor(), sc.GetApparmorProfile()); err != nil {
 		return s, err
 	}
+	s.SELinux = selinux(sc.GetSelinuxOptions())
 	caps := sc.GetCapabilities()
 	if s.CapAdd, err = capabilities(caps.GetAddCapabilities()); err != nil {
 		return s, err
@@ -72,6 +72,15 @@ func identity(s *spec.Security, sc *criv1.LinuxContainerSecurityContext) error {
 		}
 	}
 	return nil
+}
+
+// selinux gives nil where nothing is asked for: an empty option is none.
+func selinux(o *criv1.SELinuxOption) *spec.SELinux {
+	out := spec.SELinux{User: o.GetUser(), Role: o.GetRole(), Type: o.GetType(), Level: o.GetLevel()}
+	if out == (spec.SELinux{}) {
+		return nil
+	}
+	return &out
 }
 
 func groupsPolicy(p criv1.SupplementalGroupsPolicy) (spec.GroupsPolicy, error) {

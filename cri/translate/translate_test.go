@@ -280,6 +280,19 @@ func TestApparmorProfiles(t *testing.T) {
 	}
 }
 
+func TestSELinuxOptions(t *testing.T) {
+	t.Parallel()
+	for _, none := range []*criv1.SELinuxOption{nil, {}} {
+		if got := selinux(none); got != nil {
+			t.Errorf("%v: got %v, want nothing asked for", none, got)
+		}
+	}
+	want := spec.SELinux{User: "u", Role: "r", Type: "t", Level: "s0"}
+	if got := selinux(&criv1.SELinuxOption{User: "u", Role: "r", Type: "t", Level: "s0"}); got == nil || *got != want {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
 // Every signal that CRI can name has a name here, and the way back leads to
 // the same signal, if not to its alias.
 func TestSignalsBothWays(t *testing.T) {

@@ -45,6 +45,9 @@ func (t *Table) specInput(ctx context.Context, c *container) (*spec.Input, error
 			return nil, err
 		}
 	}
+	if err := checkSELinux(rec.Config.Security.SELinux); err != nil {
+		return nil, err
+	}
 	if in.AppArmor, err = t.appArmor(&rec.Config.Security); err != nil {
 		return nil, err
 	}

@@ -130,6 +130,9 @@ func (t *Table) leasePod(ctx context.Context, p *Pod) error {
 	if _, err := t.handler(c.RuntimeHandler); err != nil {
 		return err
 	}
+	if err := checkSELinux(c.SELinux); err != nil {
+		return err
+	}
 	if err := c.Namespaces.CheckUserNamespace(); err != nil {
 		return err
 	}

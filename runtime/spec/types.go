@@ -76,6 +76,7 @@ type Pod struct {
 	Namespaces Namespaces `json:"namespaces"`
 	Privileged bool       `json:"privileged,omitempty"`
 	Seccomp    *Seccomp   `json:"seccomp,omitempty"`
+	SELinux    *SELinux   `json:"selinux,omitempty"` // for containers that ask for no label
 }
 
 // SeccompMode is one of CRI's three profile types.
@@ -92,6 +93,14 @@ const (
 type Seccomp struct {
 	Mode SeccompMode `json:"mode"`
 	Path string      `json:"path,omitempty"` // absolute, with SeccompLocalhost
+}
+
+// SELinux chooses the label of processes; what is empty is the policy's.
+type SELinux struct {
+	User  string `json:"user,omitempty"`
+	Role  string `json:"role,omitempty"`
+	Type  string `json:"type,omitempty"`
+	Level string `json:"level,omitempty"`
 }
 
 // ContainerMetadata is unique within the pod among containers not removed.
@@ -181,6 +190,7 @@ type Security struct {
 	ReadonlyPaths      []string     `json:"readonly_paths,omitempty"`
 	Seccomp            *Seccomp     `json:"seccomp,omitempty"`
 	AppArmor           string       `json:"apparmor,omitempty"` // profile name, or "unconfined"; empty: the runtime's default
+	SELinux            *SELinux     `json:"selinux,omitempty"`  // nil: no label is asked for
 	Namespaces         Namespaces   `json:"namespaces"`
 }
 
