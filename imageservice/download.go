@@ -16,7 +16,8 @@ const partAge = 24 * time.Hour
 // download opens the blob of a layer. What is received is kept as a part
 // until the layer's install is over, so that after a failure or a kill the
 // next one goes on from there: the part is unpacked first, then the rest comes
-// by range. If another flight has the part, this one goes without.
+// by range. A large blob comes by ranges side by side. If another flight has
+// the part, this one goes without.
 func (s *Service) download(ctx context.Context, src source) (io.ReadCloser, error) {
 	if !src.remote {
 		return src.open(ctx, 0)
@@ -27,6 +28,10 @@ func (s *Service) download(ctx context.Context, src source) (io.ReadCloser, erro
 	}
 	if err != nil {
 		return nil, err
+	}
+	how := s.cfg.Ranges
+	if src.openRange != nil && how.Parallel > 1 && src.size >= how.From {
+		return fetchRanges(ctx, src, in, how), nil
 	}
 	rest, err := src.open(ctx, in.Offset())
 	if err != nil {
@@ -39,7 +44,7 @@ func (s *Service) download(ctx context.Context, src source) (io.ReadCloser, erro
 // is none.
 func (s *Service) ingest(src source) (*content.Ingest, error) {
 	in, err := s.blobs.Ingest(src.blob)
-	if err != nil || in.Offset() <= src.size {
+	if err != nil || in.End() <= src.size {
 		return in, err
 	}
 	if err := errors.Join(s.blobs.Abandon(src.blob), in.Close()); err != nil {

@@ -28,6 +28,7 @@ type Config struct {
 	Proxies           map[string]string // by host of a registry; see registry.ParseProxies
 	BootID            string            // of this boot; the store remembers under which one it was last open
 	MaxParallelLayers int               // layers that one store downloads at a time; 0 means 4
+	Ranges            Ranges            // how large blobs are fetched
 	Pinned            []string          // references that image garbage collection must leave alone
 	KeepBlobs         bool              // keep the blobs of layers too, so that save and push send those, by the manifest that came with them
 	NoTarSplit        bool              // do not keep what makes a layer's tar again: saves little, and forbids to save and push

@@ -31,6 +31,10 @@ type source struct {
 	remote bool                                                           // its bytes are worth keeping until they are of no use
 	open   func(ctx context.Context, offset int64) (io.ReadCloser, error) // offset is 0 unless it is remote
 	report func(done int64, status string)
+
+	// openRange opens the bytes from begin to end, and tells where it ends
+	// indeed; see registry.Repository.BlobRange. nil if it cannot.
+	openRange func(ctx context.Context, begin, end int64) (io.ReadCloser, int64, error)
 }
 
 // flight is one layer on its way from a source to its row. Several installs

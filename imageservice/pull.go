@@ -170,6 +170,9 @@ func sources(repo *registry.Repository, ref refs.Ref, m *v1.Manifest, report fun
 			open: func(ctx context.Context, offset int64) (io.ReadCloser, error) {
 				return repo.Blob(ctx, l.Digest, l.Size, offset)
 			},
+			openRange: func(ctx context.Context, begin, end int64) (io.ReadCloser, int64, error) {
+				return repo.BlobRange(ctx, l.Digest, l.Size, begin, end)
+			},
 			report: func(done int64, status string) {
 				report(Progress{Ref: ref.String(), Layer: l.Digest.String(), Done: done, Total: l.Size, Status: status})
 			},

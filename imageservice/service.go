@@ -71,6 +71,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	if cfg.MaxParallelLayers <= 0 {
 		cfg.MaxParallelLayers = defaultParallelLayers
 	}
+	cfg.Ranges = cfg.Ranges.orDefault()
 	proxies, err := registry.ParseProxies(cfg.Proxies)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open image store %s: %w", cfg.Root, err)

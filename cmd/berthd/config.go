@@ -66,6 +66,10 @@ type imageConfig struct {
 	Pinned          []string          `toml:"pinned,commented" comment:"Images that the kubelet's garbage collection is told to leave alone."`
 	KeepBlobs       bool              `toml:"keep_blobs,commented" comment:"Keep the compressed layers too, a half more of disk: then what is saved and\npushed has the digests with which it was pulled or loaded."`
 	TarSplit        bool              `toml:"tar_split,commented" comment:"Keep what makes a layer's tar again: without it images that are pulled\nfrom now on cannot be saved or pushed."`
+	ParallelLayers  int               `toml:"parallel_layers,commented" comment:"Layers that are fetched and unpacked at a time."`
+	ParallelRanges  int               `toml:"parallel_ranges,commented" comment:"Connections over which a large layer comes, each with a range of it at a time.\n1: every layer comes over one connection."`
+	RangeMiB        int64             `toml:"range_mib,commented" comment:"Size of such a range in MiB."`
+	RangesFromMiB   int64             `toml:"ranges_from_mib,commented" comment:"Size in MiB from which a layer is large."`
 	VerifiersDir    string            `toml:"verifiers_dir,commented" comment:"Directory of programs that must all agree to an image before it is pulled;\nthey are called like containerd's image verifiers. Empty: none is asked."`
 }
 
@@ -89,7 +93,7 @@ func defaultConfig() config {
 		Network: networkConfig{
 			Enabled: true, Bridge: "berth0", Masquerade: true,
 		},
-		Image:  imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Proxies: map[string]string{}, Pinned: []string{}, TarSplit: true},
+		Image:  imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Proxies: map[string]string{}, Pinned: []string{}, TarSplit: true, ParallelLayers: 4, ParallelRanges: 4, RangeMiB: 16, RangesFromMiB: 64},
 		Stream: streamConfig{Address: "127.0.0.1:0"},
 
 		CDI:            cdiConfig{Dirs: []string{"/etc/cdi", "/var/run/cdi"}},
@@ -143,6 +147,14 @@ func (c *config) validate() error {
 	}
 	if key, why := c.wrongHandler(); why != "" {
 		return bad(key, "%s", why)
+	}
+	for key, n := range map[string][2]int64{ // the value and the most
+		"parallel_layers": {int64(c.Image.ParallelLayers), 64}, "parallel_ranges": {int64(c.Image.ParallelRanges), 64},
+		"range_mib": {c.Image.RangeMiB, 1 << 20}, "ranges_from_mib": {c.Image.RangesFromMiB, 1 << 20},
+	} {
+		if n[0] < 1 || n[0] > n[1] {
+			return bad("image."+key, "%d is not between 1 and %d", n[0], n[1])
+		}
 	}
 	if dir := c.Image.VerifiersDir; dir != "" && !filepath.IsAbs(dir) {
 		return bad("image.verifiers_dir", "%q is not an absolute path", dir)

@@ -55,6 +55,11 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		NoTarSplit:      !cfg.Image.TarSplit,
 		Verifiers:       verifier.Programs{Dir: cfg.Image.VerifiersDir},
 		BootID:          bootID,
+
+		MaxParallelLayers: cfg.Image.ParallelLayers,
+		Ranges: imageservice.Ranges{
+			Parallel: cfg.Image.ParallelRanges, Size: cfg.Image.RangeMiB << 20, From: cfg.Image.RangesFromMiB << 20,
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the image store: %w", err)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -20,14 +21,19 @@ import (
 const partSuffix = ".part"
 
 // Ingest is a blob under way into the store. What was written survives Close
-// and a restart, so that the download goes on at Offset. It is not synced
-// before Commit: after a power cut the part may hold anything, which its hash
-// will show. An Ingest is not safe for concurrent use.
+// and a restart, so that the download goes on at Offset, or with what is
+// Missing. It is not synced before Commit: after a power cut the part may hold
+// anything, which its hash will show. WriteAt, ReadAt, Reached and Missing may
+// be called concurrently; nothing else may.
 type Ingest struct {
 	store  *Store
 	digest digest.Digest
-	file   *os.File // locked; positioned at offset
-	offset int64
+	file   *os.File // locked
+	next   int64    // where Write goes on
+
+	mu   sync.Mutex
+	have extents // what was written; guarded by mu
+	gaps bool    // the file's extents lie beside its bytes; guarded by mu
 }
 
 // Ingest opens the download of blob d, going on with what an earlier one
@@ -49,9 +55,10 @@ func (s *Store) Ingest(d digest.Digest) (_ *Ingest, err error) {
 		return nil, errkind.New(errkind.FailedPrecondition, "cannot ingest blob %s: it is being ingested already", d)
 	}
 	in := &Ingest{store: s, digest: d, file: f}
-	if in.offset, err = f.Seek(0, io.SeekEnd); err != nil {
+	if in.have, in.gaps, err = loadExtents(f); err != nil {
 		return nil, errkind.New(errkind.Unknown, "cannot ingest blob %s: %w", d, err)
 	}
+	in.next = in.have.reached(0)
 	return in, nil
 }
 
@@ -69,21 +76,82 @@ func (s *Store) own(f *os.File, d digest.Digest) bool {
 	return err == nil && os.SameFile(mine, named)
 }
 
-// Offset is how many bytes of the blob are there.
-func (in *Ingest) Offset() int64 { return in.offset }
+// Offset is how many bytes of the blob are there from its first on.
+func (in *Ingest) Offset() int64 { return in.Reached(0) }
+
+// Reached is where the bytes that are there from at on end.
+func (in *Ingest) Reached(at int64) int64 {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.have.reached(at)
+}
+
+// End is one more than the last byte that is there, whatever lacks before it.
+func (in *Ingest) End() int64 {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.have.end()
+}
+
+// Missing gives what lacks of a blob of size bytes, in order.
+func (in *Ingest) Missing(size int64) []Extent {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.have.missing(size)
+}
 
 // Received reads the bytes that are there, from the first. They are not
 // verified before Commit.
-func (in *Ingest) Received() io.Reader { return io.NewSectionReader(in.file, 0, in.offset) }
+func (in *Ingest) Received() io.Reader { return io.NewSectionReader(in.file, 0, in.Offset()) }
 
-// Write adds p at Offset.
+// ReadAt reads bytes that are there.
+func (in *Ingest) ReadAt(p []byte, at int64) (int, error) { return in.file.ReadAt(p, at) }
+
+// Write adds p at what was Offset when the ingest began, and then after what
+// Write added before.
 func (in *Ingest) Write(p []byte) (int, error) {
-	n, err := in.file.Write(p)
-	in.offset += int64(n)
+	n, err := in.WriteAt(p, in.next)
+	in.next += int64(n)
+	return n, err
+}
+
+// WriteAt adds p at a place of its own.
+func (in *Ingest) WriteAt(p []byte, at int64) (int, error) {
+	n, err := in.writeAt(p, at)
 	if err != nil {
 		err = errkind.New(errkind.Unknown, "cannot ingest blob %s: %w", in.digest, err)
 	}
 	return n, err
+}
+
+func (in *Ingest) writeAt(p []byte, at int64) (int, error) {
+	// Before the first byte beyond a gap, since the file's size speaks for
+	// those that have none.
+	if err := in.announce(at); err != nil {
+		return 0, err
+	}
+	n, err := in.file.WriteAt(p, at)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.have = in.have.with(Extent{at, at + int64(n)})
+	if in.gaps {
+		err = errors.Join(err, in.have.save(in.file))
+	}
+	return n, err
+}
+
+// announce sees to it that a part which gets a gap is known to have some.
+func (in *Ingest) announce(at int64) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.gaps || at <= in.have.end() {
+		return nil
+	}
+	if err := in.have.save(in.file); err != nil {
+		return err
+	}
+	in.gaps = true
+	return nil
 }
 
 // Commit verifies the bytes and makes them a blob, durably. If they are not
@@ -96,7 +164,7 @@ func (in *Ingest) Commit() error {
 		return errkind.New(errkind.Unknown, "cannot store blob %s: %w", in.digest, err)
 	}
 	if got := digest.NewDigest(digest.SHA256, h); got != in.digest {
-		err := errkind.New(errkind.DataLoss, "cannot store blob %s: the %d bytes received have digest %s", in.digest, in.offset, got)
+		err := errkind.New(errkind.DataLoss, "cannot store blob %s: the %d bytes received have digest %s", in.digest, in.End(), got)
 		return errors.Join(err, os.Remove(in.file.Name()))
 	}
 	if err := in.publish(); err != nil {
@@ -106,6 +174,11 @@ func (in *Ingest) Commit() error {
 }
 
 func (in *Ingest) publish() error {
+	if in.gaps {
+		if err := unix.Fremovexattr(int(in.file.Fd()), extentsXattr); err != nil {
+			return err
+		}
+	}
 	if err := in.file.Sync(); err != nil {
 		return err
 	}

@@ -283,8 +283,7 @@ func FuzzContentRange(f *testing.F) {
 			body = content[offset:]
 		}
 		resp := &http.Response{StatusCode: code, Header: http.Header{"Content-Range": {header}}, ContentLength: length, Body: nopCloser{bytes.NewReader(body)}}
-		e := &endpoint{}
-		if e.position(resp, size, offset) != nil {
+		if position(resp, span{offset, size, size}, true) != nil {
 			return
 		}
 		if code != http.StatusOK && !strings.HasPrefix(header, "bytes "+strconv.Itoa(offset)+"-") {
