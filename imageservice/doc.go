@@ -49,9 +49,16 @@
 // container starts on them. A broken one is quarantined and fetched again, as
 // a new layer in its place, since what is mounted must not change.
 //
+// What an image has is repaired from where it came: a layer that is broken or
+// gone, what makes its tar again, a blob. A start repairs what it needs by
+// itself, without anybody's credentials, since none are stored.
+//
 // A layer lives while an image, a snapshot or a running install has it. What
-// removes the last of these frees the layer before it returns.
+// removes the last of these frees the layer before it returns. Before and after
+// each step of what changes the store the crash test kills the daemon; see
+// StepNames.
 //
 // List, Status, Usage and Snapshots read an immutable view and never wait.
-// Usage is accounted when a layer is committed, never walked.
+// Usage is accounted when a layer is committed, with all that lies beside it,
+// never walked.
 package imageservice

@@ -1,10 +1,12 @@
 // Package crash kills the daemon before and after every step of every verb of
-// pods and containers, and wants nothing lost and nothing left.
+// pods, containers and images, and wants nothing lost and nothing left.
 //
 // Model. `berthd steps` names the failpoints, so a new step joins by itself.
 // For each name a client lives a pod's whole life, as the kubelet would: what
 // fails it asks for again, with the same name and attempt. Once in that life
 // the daemon kills itself at the failpoint; it is started again and recovers.
+// The failpoints of the image store have clients of their own, which pull an
+// image, use it, remove it under its container and pull it again.
 //
 // Law. After the recovery `berth check` finds nothing, a container that ran
 // runs, and after the life nothing of the pod is left. A failpoint that no

@@ -217,3 +217,40 @@ func TestIngestOfWrongBytesLeavesNothing(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What one abandons and another begins anew is not committed for the first.
+func TestAbandonedIngestCommitsNothing(t *testing.T) {
+	t.Parallel()
+	s, err := content.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := []byte("the whole blob")
+	d := digest.FromBytes(b)
+	first, err := s.Ingest(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Abandon(d); err != nil {
+		t.Fatal(err)
+	}
+	second, err := s.Ingest(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Write(b[:3]); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Commit(); err == nil || s.Has(d) {
+		t.Errorf("committed with %v, the store has it: %v", err, s.Has(d))
+	}
+	if _, err := second.Write(b[3:]); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Commit(); err != nil || !s.Has(d) {
+		t.Errorf("the second gives %v", err)
+	}
+}

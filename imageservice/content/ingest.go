@@ -182,6 +182,15 @@ func (in *Ingest) publish() error {
 	if err := in.file.Sync(); err != nil {
 		return err
 	}
+	// What was abandoned meanwhile may have a successor under its name, whose
+	// bytes nobody has verified.
+	mine, err := in.file.Stat()
+	if err != nil {
+		return err
+	}
+	if named, err := os.Lstat(in.file.Name()); err != nil || !os.SameFile(mine, named) {
+		return errkind.New(errkind.FailedPrecondition, "its part was abandoned meanwhile")
+	}
 	if err := os.Rename(in.file.Name(), in.store.Path(in.digest)); err != nil {
 		return err
 	}
