@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"path/filepath"
 	"slices"
@@ -200,46 +199,6 @@ func TestEventsAreForTheView(t *testing.T) {
 	}
 	for n.pods.subscribers() != 0 { // or the subscription outlives the call
 		time.Sleep(time.Millisecond)
-	}
-}
-
-func TestStreamsSendEachItemOnceAndThenEnd(t *testing.T) {
-	t.Parallel()
-	n := startNode(t)
-	const many = batchSize + 1
-	for i := range many {
-		runPod(t, n.local, fmt.Sprint(i))
-	}
-	stream, err := n.local.StreamPodSandboxes(t.Context(), &criv1.StreamPodSandboxesRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	seen := map[string]bool{}
-	for {
-		r, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil || len(r.PodSandboxes) == 0 {
-			t.Fatalf("got %v, %v", r, err)
-		}
-		for _, p := range r.PodSandboxes {
-			if seen[p.Id] {
-				t.Errorf("%s came twice", p.Id)
-			}
-			seen[p.Id] = true
-		}
-	}
-	if len(seen) != many {
-		t.Errorf("%d pods came of %d", len(seen), many)
-	}
-	// A list of nothing is a stream without a message.
-	none, err := n.local.StreamContainers(t.Context(), &criv1.StreamContainersRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r, err := none.Recv(); !errors.Is(err, io.EOF) {
-		t.Errorf("got %v, %v", r, err)
 	}
 }
 
