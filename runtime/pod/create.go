@@ -132,7 +132,7 @@ func (t *Table) createPlan(c *container) steps.Plan {
 		{Name: "image", Do: func(ctx context.Context) error { return t.resolveImage(ctx, c) }},
 		{Name: "record", Do: func(context.Context) error { return t.containerRows.Put(c.id, c.record()) }, Undo: func(context.Context) error { return t.containerRows.Delete(c.id) }},
 		{Name: "snapshot", Do: func(ctx context.Context) error { return t.cfg.Images.Prepare(ctx, c.id, c.record().Image.ID) }, Undo: func(ctx context.Context) error { return t.cfg.Images.Discard(ctx, c.id) }},
-		{Name: "bundle", Do: func(context.Context) error { return os.MkdirAll(t.rootfs(c.id), 0o711) }, Undo: func(context.Context) error { return t.removeBundle(c) }},
+		{Name: "bundle", Do: func(context.Context) error { return t.makeBundle(c) }, Undo: func(context.Context) error { return t.removeBundle(c) }},
 		{Name: "rootfs", Do: func(ctx context.Context) error { return t.cfg.Images.Mount(ctx, c.id, t.rootfs(c.id), t.userns(c.pod)) }, Undo: func(context.Context) error { return mount.Unmount(t.rootfs(c.id)) }},
 		{Name: "images", Do: func(ctx context.Context) error { return t.mountImageVolumes(ctx, c) }, Undo: func(ctx context.Context) error { return t.undoImageVolumes(ctx, c) }},
 		{Name: "spec", Do: func(ctx context.Context) error { return t.writeSpec(ctx, c) }, Undo: func(context.Context) error { return os.RemoveAll(t.volumeDir(c.id)) }},
@@ -141,6 +141,13 @@ func (t *Table) createPlan(c *container) steps.Plan {
 			return t.setContainer(c, func(r *containerRecord) { r.Phase = phaseCreated })
 		}},
 	}}
+}
+
+func (t *Table) makeBundle(c *container) error {
+	if err := makePrivate(t.bundle(c.id), t.userns(c.pod)); err != nil {
+		return err
+	}
+	return os.MkdirAll(t.rootfs(c.id), 0o711)
 }
 
 // removeBundle removes the bundle after what is mounted in it.

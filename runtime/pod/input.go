@@ -140,7 +140,7 @@ func (t *Table) containerMounts(ctx context.Context, c *container) ([]specs.Moun
 }
 
 func (t *Table) copyUp(ctx context.Context, c *container, path, dst string) error {
-	if err := os.MkdirAll(t.volumeDir(c.id), 0o711); err != nil {
+	if err := os.MkdirAll(t.volumeDir(c.id), 0o700); err != nil {
 		return err
 	}
 	if err := t.cfg.Volumes.CopyUp(ctx, t.rootfs(c.id), path, dst); err != nil {

@@ -152,7 +152,10 @@ func (t *Table) leasePod(ctx context.Context, p *Pod) error {
 func (t *Table) releasePod(p *Pod) { t.cfg.Network.Release(p.id) }
 
 func (t *Table) makePodDir(p *Pod) error {
-	return os.MkdirAll(filepath.Join(t.podDir(p.id), "ns"), 0o711)
+	if err := makePrivate(t.podDir(p.id), t.userns(p)); err != nil {
+		return err
+	}
+	return os.MkdirAll(filepath.Join(t.podDir(p.id), "ns"), 0o700)
 }
 
 // defaultSysctls let a container without privileges ping and bind low ports,

@@ -140,10 +140,13 @@ func New(cfg Config) (*Table, error) {
 		return nil, err
 	}
 	for _, dir := range []string{filepath.Join(cfg.State, "pods"), filepath.Join(cfg.State, "containers"),
-		filepath.Join(cfg.State, "libcontainer"), filepath.Join(cfg.State, "shims"), filepath.Join(cfg.Root, "volumes")} {
+		filepath.Join(cfg.State, "libcontainer"), filepath.Join(cfg.State, "shims")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, err
 		}
+	}
+	if err := makePrivate(filepath.Join(cfg.Root, "volumes"), nil); err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(cfg.NetnsDir, 0o755); err != nil {
 		return nil, err

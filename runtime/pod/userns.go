@@ -43,6 +43,25 @@ func (t *Table) giveToRoot(p *Pod, paths ...string) error {
 	return nil
 }
 
+// makePrivate makes a directory below which users of the host have no
+// business: a set-user-ID program of an image would be one of the host's to
+// them (CVE-2021-41103), and shared memory theirs to write. Only the root of
+// the user namespace in may pass, on its way to its root file system: all else
+// that containers use is opened for them.
+func makePrivate(dir string, in *idmap.Pinned) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if in == nil {
+		return os.Chmod(dir, 0o700)
+	}
+	_, gid := in.Owner(0, 0)
+	if err := os.Chown(dir, 0, gid); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o710)
+}
+
 // ownedByRoot tells whether a file belongs to the root of the host.
 func ownedByRoot(st os.FileInfo) bool {
 	sys, ok := st.Sys().(*syscall.Stat_t)
