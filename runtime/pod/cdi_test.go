@@ -128,17 +128,24 @@ func TestAnnotationsInjectNoCDIDevices(t *testing.T) {
 func TestCDIHooksThatFail(t *testing.T) {
 	n := newNode(t, pod.GroupNode)
 	dir := n.cdiDir(t)
-	device := func(name, hook string) {
+	device := func(name, hook, script string) {
 		writeFile(t, filepath.Join(dir, name+".json"), `{"cdiVersion": "0.7.0", "kind": "vendor.example/%s", "devices": [{"name": "x", "containerEdits": {
-			"hooks": [{"hookName": %q, "path": "/bin/sh", "args": ["sh", "-c", "echo the device is on fire >&2; exit 3"]}]}}]}`, name, hook)
+			"hooks": [{"hookName": %q, "path": "/bin/sh", "args": ["sh", "-c", %q], "timeout": 1}]}}]}`, name, hook, script)
 	}
-	device("before", "createRuntime")
-	device("after", "poststop")
+	device("before", "createRuntime", "echo the device is on fire >&2; exit 3")
+	device("hangs", "createRuntime", "exec sleep 600")
+	device("after", "poststop", "exit 3")
 	podID, _ := n.start(t, "after", askCDI("vendor.example/after=x"))
-	c := containerConfig("before", "/bin/sleep", "1")
-	c.CDIDevices = []string{"vendor.example/before=x"}
-	if _, err := n.Create(t.Context(), pod.ViewAll, podID, c); err == nil || !strings.Contains(err.Error(), "the device is on fire") {
-		t.Errorf("got %v, want what the hook said", err)
+	for name, why := range map[string]string{"before": "the device is on fire", "hangs": "timeout"} {
+		c := containerConfig(name, "/bin/sleep", "1")
+		c.CDIDevices = []string{"vendor.example/" + name + "=x"}
+		if _, err := n.Create(t.Context(), pod.ViewAll, podID, c); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("got %v, want an error with %q", err, why)
+		}
+		c.CDIDevices = nil // nothing is left of the first try, not even the name
+		if _, err := n.Create(t.Context(), pod.ViewAll, podID, c); err != nil {
+			t.Error(err)
+		}
 	}
 	if err := n.Remove(t.Context(), pod.ViewAll, podID); err != nil {
 		t.Errorf("a hook keeps the pod: %v", err)
