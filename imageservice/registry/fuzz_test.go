@@ -121,6 +121,7 @@ func FuzzChallenges(f *testing.F) {
 		`Basic realm="x", Bearer realm="https://a\"b", service=c`, `Bearer realm="unterminated`, `Negotiate, NTLM`,
 		`Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/busybox:pull"`,
 		`Basic`, `Bearer realm = "a" , , error="insufficient_scope"`, `a=b`, `"`, `Bearer a="\`,
+		strings.Repeat("a,", 10_000*maxChallenges), "a " + strings.Repeat("b=,", 100),
 	} {
 		f.Add(header)
 	}

@@ -171,7 +171,7 @@ func TestLIMChallenges(t *testing.T) {
 	for name, text := range map[string]string{
 		"challenges": strings.Repeat("a,", many) + realm,
 		"parameters": realm + strings.Repeat(",a=", many),
-		"scopes":     realm + `,scope="` + strings.Repeat("repository:x:pull ", many/4) + `"`,
+		"scopes":     realm + `,scope="` + strings.Repeat("repository:x:pull ", many/16) + `"`,
 		"long scope": realm + `,scope="repository:` + strings.Repeat("x", many) + `:pull"`,
 		"service":    realm + `,service="` + strings.Repeat("x", many) + `"`,
 		"realm":      `Bearer realm="http://HOST/token?` + strings.Repeat("x", many) + `"`,
