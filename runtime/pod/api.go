@@ -81,7 +81,7 @@ type ContainerStatus struct {
 	User         spec.User
 	StopSignal   string // effective, "SIGTERM"
 	Resources    spec.Resources
-	Pid          int // on the host; 0 unless created or running
+	Pid          int // on the host; 0 unless created or running, or if it has a program that cannot be started
 }
 
 // PodFilter selects pods; zero fields match everything, all fields must match.

@@ -91,7 +91,7 @@ func (t *Table) checkContainer(c *container, want map[string]string) []Problem {
 		for _, n := range imageVolumes(&rec.Config) {
 			want[t.imageVolumeDir(c.id, n)] = "image volume of container " + c.id
 		}
-		if !rec.Process.Alive() && !closed(c.exited) {
+		if !rec.Process.Alive() && !closed(c.exited) && rec.StartError == "" {
 			return []Problem{{"process", fmt.Sprint(rec.Process.Pid), "container " + c.id + " is " + string(rec.Phase) + " but its process has ended"}}
 		}
 		return nil

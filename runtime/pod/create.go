@@ -265,6 +265,7 @@ func (t *Table) createInShim(ctx context.Context, c *container) error {
 		return err
 	}
 	c.mu.Lock()
+	c.rec.StartError = created.Unstartable
 	c.rec.Process = pidfd.Process{Pid: created.Pid, StartTime: created.StartTime}
 	c.console = created.Console
 	c.mu.Unlock()

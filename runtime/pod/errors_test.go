@@ -18,7 +18,11 @@ func TestErrorsNameTheirObjectOnce(t *testing.T) {
 	podID, id := n.up(t, "errors", "/bin/sleep", "600")
 	_, ended := n.up(t, "ended", "/bin/sh", "-c", "exit 0")
 	n.ended(t, ended)
-	_, commandErr := n.Create(ctx, v, podID, containerConfig("absent", "/no/such/file"))
+	absent, err := n.Create(ctx, v, podID, containerConfig("absent", "/no/such/file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	commandErr := n.Start(ctx, v, absent)
 	privileged := containerConfig("privileged", "/bin/sleep", "1")
 	privileged.Security.Privileged = true
 	_, createErr := n.Create(ctx, v, podID, privileged)
@@ -45,7 +49,7 @@ func TestErrorsNameTheirObjectOnce(t *testing.T) {
 		if errkind.Of(c.err) != c.kind || !strings.Contains(text, c.says) {
 			t.Errorf("%s: %q is of kind %v and does not say %q", what, text, errkind.Of(c.err), c.says)
 		}
-		for _, once := range []string{"container " + id, "container " + ended, "pod " + podID, "cannot "} {
+		for _, once := range []string{"container " + id, "container " + ended, "container " + absent, "pod " + podID, "cannot "} {
 			if strings.Count(text, once) > 1 {
 				t.Errorf("%s: %q says %q twice", what, text, once)
 			}

@@ -82,7 +82,10 @@ func (t *Table) nudge(id string) {
 	t.mu.Lock()
 	c := t.containers[id]
 	t.mu.Unlock()
-	if c == nil || closed(c.exited) || c.record().Process.Alive() || !c.claimNudge() {
+	if c == nil || closed(c.exited) {
+		return
+	}
+	if rec := c.record(); rec.StartError != "" || rec.Process.Alive() || !c.claimNudge() {
 		return
 	}
 	t.goBackground(context.Background(), func(ctx context.Context) {
@@ -163,6 +166,12 @@ func (t *Table) stopContainer(ctx context.Context, c *container, grace time.Dura
 		return nil
 	}
 	rec := c.record()
+	if rec.StartError != "" { // there is nothing to kill
+		c.op.Lock()
+		defer c.op.Unlock()
+		t.publishExit(ctx, c, shimrpc.Exited{ID: c.id, Code: killedCode, Known: true, At: time.Now()})
+		return nil
+	}
 	if grace > 0 && rec.Phase == phaseRunning {
 		if err := c.signalOnce(rec); err != nil {
 			return err

@@ -284,3 +284,63 @@ func TestStatesAndTimesAreInOrder(t *testing.T) {
 		t.Errorf("the times changed with a restart: %+v; before %+v", after, exited)
 	}
 }
+
+// A program that cannot be executed fails the start, not the creation, as
+// clients expect: the container ends with code 128, StartError and the reason,
+// also if the daemon is another one by then.
+func TestAProgramThatCannotBeStarted(t *testing.T) {
+	n := newNode(t, pod.GroupNode)
+	ctx, v := t.Context(), pod.ViewAll
+	podID, err := n.Run(ctx, v, podConfig("absent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	create := func(name string, command ...string) string {
+		t.Helper()
+		id, err := n.Create(ctx, v, podID, containerConfig(name, command...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st, err := n.Container(v, id); err != nil || st.State != pod.StateCreated || st.Pid != 0 {
+			t.Fatalf("created: %+v, %v", st, err)
+		}
+		return id
+	}
+	absent, dir := create("absent", "/no/such/file"), create("dir", "/bin")
+	stopped, removed := create("stopped", "nosuch"), create("removed", "nosuch")
+	if again, err := n.Create(ctx, v, podID, containerConfig("absent", "/no/such/file")); err != nil || again != absent {
+		t.Errorf("the retry gave %s, %v", again, err)
+	}
+	if err := n.Update(ctx, v, absent, spec.Resources{Memory: 64 << 20}); err != nil {
+		t.Error(err)
+	}
+	n.Close()
+	n.boot(t)
+	n.Repair()
+	if problems, err := n.Check(ctx); err != nil || len(problems) > 0 {
+		t.Errorf("found %v, %v", problems, err)
+	}
+	for id, why := range map[string]string{absent: "no such file", dir: "is a directory"} {
+		err := n.Start(ctx, v, id)
+		if !errkind.Is(err, errkind.InvalidArgument) || !strings.Contains(err.Error(), why) {
+			t.Errorf("start: %v, want InvalidArgument with %q", err, why)
+		}
+		if st := n.ended(t, id); st.ExitCode != 128 || st.Reason != "StartError" || !strings.Contains(st.Message, why) || st.FinishedAt.Before(st.CreatedAt) {
+			t.Errorf("ended with %d, %s, %q at %v", st.ExitCode, st.Reason, st.Message, st.FinishedAt)
+		}
+		if err := n.Start(ctx, v, id); !errkind.Is(err, errkind.FailedPrecondition) {
+			t.Errorf("a second start: %v, want FailedPrecondition", err)
+		}
+	}
+	for range 2 {
+		if err := n.StopContainer(ctx, v, stopped, time.Minute); err != nil {
+			t.Error(err)
+		}
+	}
+	if st := n.ended(t, stopped); st.ExitCode != 137 {
+		t.Errorf("stopped before its start: exit %d", st.ExitCode)
+	}
+	if err := n.RemoveContainer(ctx, v, removed); err != nil {
+		t.Error(err)
+	}
+}

@@ -39,7 +39,7 @@ func (t *Table) Metrics(ctx context.Context, v View) []PodMetrics {
 			continue // it ended
 		}
 		for _, c := range t.Containers(v, ContainerFilter{PodID: p.ID}) {
-			if c.State != StateRunning && c.State != StateCreated {
+			if c.Pid == 0 {
 				continue
 			}
 			_, group := t.cgroup(p.Config.CgroupParent, c.ID)

@@ -456,16 +456,6 @@ func TestFailureLeavesNothingAndTheNameIsFree(t *testing.T) {
 	if _, err := n.Create(t.Context(), pod.ViewAll, podID, cfg); err != nil {
 		t.Fatal(err)
 	}
-	broken := containerConfig("broken", "/no/such/file")
-	id, err := n.Create(t.Context(), pod.ViewAll, podID, broken)
-	if err == nil {
-		if err = n.Start(t.Context(), pod.ViewAll, id); err == nil {
-			t.Fatal("a command that does not exist was started")
-		}
-		if st := n.ended(t, id); st.ExitCode != 128 || st.Reason != "StartError" || st.Message == "" {
-			t.Fatalf("exit %d, reason %q, message %q", st.ExitCode, st.Reason, st.Message)
-		}
-	}
 }
 
 // A daemon that starts finds what runs, and what ended while there was none.

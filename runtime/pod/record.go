@@ -59,6 +59,9 @@ type containerRecord struct {
 	Resources    spec.Resources `json:"resources"`
 	Process      pidfd.Process  `json:"process"`
 	Exit         *spec.Exit     `json:"exit,omitempty"`
+	// StartError says why the program cannot be executed. The container has no
+	// process then, and its start, which clients expect to fail, tells.
+	StartError string `json:"start_error,omitempty"`
 	// OOMBefore is how many OOM kills the parent cgroup had counted when the
 	// container was started.
 	OOMBefore uint64 `json:"oom_before,omitempty"`

@@ -36,6 +36,10 @@ func (t *Table) start(ctx context.Context, c *container) error {
 	if c.pod.phase() != phaseReady {
 		return fmt.Errorf("cannot start container %s: %w", c.id, notReady(c.pod))
 	}
+	if why := c.record().StartError; why != "" {
+		err := errkind.New(errkind.InvalidArgument, "cannot start container %s: %s", c.id, why)
+		return errors.Join(err, t.failStart(ctx, c, err))
+	}
 	return t.startLocked(ctx, c)
 }
 
@@ -174,7 +178,7 @@ func (t *Table) adoptable(in func(*Pod) bool) []adoptee {
 	var out []adoptee
 	for _, c := range cs {
 		rec := c.record()
-		if rec.Phase != phaseCreated && rec.Phase != phaseStarting && rec.Phase != phaseRunning || rec.BootID != t.cfg.BootID {
+		if rec.Phase != phaseCreated && rec.Phase != phaseStarting && rec.Phase != phaseRunning || rec.BootID != t.cfg.BootID || rec.StartError != "" {
 			continue
 		}
 		a := adoptee{create: t.shimCreate(c)}

@@ -22,7 +22,7 @@ func (t *Table) Stats(ctx context.Context, v View, id string) (*Stats, error) {
 func (t *Table) StatsList(ctx context.Context, v View, f ContainerFilter) ([]*Stats, error) {
 	var out []*Stats
 	for _, st := range t.Containers(v, f) {
-		if st.State != StateRunning && st.State != StateCreated {
+		if st.Pid == 0 {
 			continue
 		}
 		if s, err := t.sample(ctx, st); err == nil {
@@ -38,7 +38,7 @@ func (t *Table) sample(ctx context.Context, st *ContainerStatus) (*Stats, error)
 	if out.Layer.Bytes, out.Layer.Inodes, err = t.cfg.Images.SnapshotUsage(ctx, st.ID); err != nil {
 		return nil, fmt.Errorf("cannot tell the usage of container %s: %w", st.ID, err)
 	}
-	if st.State != StateRunning && st.State != StateCreated {
+	if st.Pid == 0 {
 		return out, nil
 	}
 	p, err := t.findPod(ViewAll, st.PodID)

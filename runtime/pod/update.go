@@ -63,6 +63,9 @@ func (t *Table) update(ctx context.Context, c *container, r spec.Resources) erro
 		return errkind.New(errkind.FailedPrecondition, "cannot update container %s: it is %s", c.id, rec.Phase)
 	}
 	merged := mergeResources(rec.Resources, r)
+	if rec.StartError != "" { // there is nothing to limit
+		return t.setContainer(c, func(rec *containerRecord) { rec.Resources = merged })
+	}
 	limits := spec.LinuxResources(merged, cgroup.Unified(), !cgroup.SwapLimit())
 	if limits.Memory != nil {
 		// Less than what is used would end processes on v2; v1 refuses by itself.

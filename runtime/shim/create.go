@@ -42,6 +42,9 @@ func (s *server) create(req *shimrpc.Create) (_ *shimrpc.Created, err error) {
 	if err == nil {
 		err = s.launch(c, process)
 	}
+	if err != nil && isOfProgram(err) {
+		return &shimrpc.Created{Unstartable: err.Error()}, nil
+	}
 	if err != nil {
 		return nil, classify(err)
 	}

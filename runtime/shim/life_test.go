@@ -78,14 +78,15 @@ func TestLife(t *testing.T) {
 
 func TestFailuresLeaveNothing(t *testing.T) {
 	l := newLab(t)
+	const unstartable = errkind.Kind(-1) // no error: the answer tells
 	for name, c := range map[string]struct {
 		change func(*specs.Spec)
 		args   []string
 		kind   errkind.Kind
 		text   string
 	}{
-		"no-program":  {nil, []string{"/bin/nothing"}, errkind.InvalidArgument, "no such file or directory"},
-		"not-in-path": {nil, []string{"nothing"}, errkind.InvalidArgument, "not found"},
+		"no-program":  {nil, []string{"/bin/nothing"}, unstartable, "no such file or directory"},
+		"not-in-path": {nil, []string{"nothing"}, unstartable, "not found"},
 		"no-args":     {nil, nil, errkind.InvalidArgument, "no command"},
 		"no-root":     {func(s *specs.Spec) { s.Root.Path = "/nonexistent" }, []string{"true"}, errkind.Unknown, "nonexistent"},
 		"bad-netns": {func(s *specs.Spec) {
@@ -96,8 +97,12 @@ func TestFailuresLeaveNothing(t *testing.T) {
 		}, []string{"true"}, errkind.InvalidArgument, "RLIMIT_NOFILE"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := l.Create(t.Context(), l.bundle(name, c.change, c.args...))
-			if err == nil || errkind.Of(err) != c.kind || !strings.Contains(err.Error(), c.text) {
+			got, err := l.Create(t.Context(), l.bundle(name, c.change, c.args...))
+			if c.kind == unstartable {
+				if err != nil || got.Pid != 0 || !strings.Contains(got.Unstartable, c.text) {
+					t.Errorf("created as %+v, %v", got, err)
+				}
+			} else if err == nil || errkind.Of(err) != c.kind || !strings.Contains(err.Error(), c.text) {
 				t.Errorf("kind %v: %v", errkind.Of(err), err)
 			}
 			if cgroup.Exists(l.parent + "/" + name) {

@@ -208,13 +208,16 @@ func classify(err error) error {
 	if errors.Is(err, libcontainer.ErrNotRunning) {
 		return errkind.New(errkind.FailedPrecondition, "%w", err)
 	}
-	// Of the program: exec.LookPath's words.
-	if _, why, ok := strings.Cut(err.Error(), "exec: "); ok {
-		for _, w := range []string{"executable file not found", "no such file or directory", "permission denied", "is a directory"} {
-			if strings.Contains(why, w) {
-				return errkind.New(errkind.InvalidArgument, "%w", err)
-			}
-		}
+	if isOfProgram(err) {
+		return errkind.New(errkind.InvalidArgument, "%w", err)
 	}
 	return err
+}
+
+// isOfProgram tells whether err says, in exec.LookPath's words, that the
+// program is absent or is none.
+func isOfProgram(err error) bool {
+	_, why, ok := strings.Cut(err.Error(), "exec: ")
+	return ok && slices.ContainsFunc([]string{"executable file not found", "no such file or directory", "permission denied", "is a directory"},
+		func(words string) bool { return strings.Contains(why, words) })
 }

@@ -126,6 +126,10 @@ type Info struct {
 
 // Created answers Create: the container's init exists and waits for Start.
 type Created struct {
+	// Unstartable says why the program cannot be executed: it is absent, or no
+	// program. Then nothing is left of the container, and nothing else is set.
+	Unstartable string `json:"unstartable,omitempty"`
+
 	Pid       int    `json:"pid"`
 	StartTime uint64 `json:"start_time"` // clock ticks since boot, see package pidfd
 	// Console is the pty's master with TTY, else nil; the receiver's to close.
