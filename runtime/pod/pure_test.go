@@ -93,3 +93,27 @@ func TestEveryVerbHasFailpointsAndNoNameTwice(t *testing.T) {
 		}
 	}
 }
+
+// The kubelet and cAdvisor find a container by its cgroup's name.
+func TestCgroupNames(t *testing.T) {
+	t.Parallel()
+	id := strings.Repeat("ab", 32)
+	for name, c := range map[string]struct {
+		systemd           bool
+		parent, oci, path string
+	}{
+		"cgroupfs":         {false, "/kubepods/burstable/poduid", "/kubepods/burstable/poduid/" + id, "/kubepods/burstable/poduid/" + id},
+		"cgroupfs default": {false, "", "/berth/" + id, "/berth/" + id},
+		"systemd": {true, "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-poduid.slice", "kubepods-burstable-poduid.slice:berth:" + id,
+			"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-poduid.slice/berth-" + id + ".scope"},
+		"systemd, name alone": {true, "kubepods-burstable-poduid.slice", "kubepods-burstable-poduid.slice:berth:" + id,
+			"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-poduid.slice/berth-" + id + ".scope"},
+		"systemd default": {true, "", "berth.slice:berth:" + id, "/berth.slice/berth-" + id + ".scope"},
+		"systemd root":    {true, "-.slice", "-.slice:berth:" + id, "/berth-" + id + ".scope"},
+	} {
+		tab := &Table{cfg: Config{CgroupParent: "/berth", SystemdCgroup: c.systemd}}
+		if oci, path := tab.cgroup(c.parent, id); oci != c.oci || path != c.path {
+			t.Errorf("%s: %s at %s, want %s at %s", name, oci, path, c.oci, c.path)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package pod
 
 import (
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/berth-runtime/berth/runtime/network"
@@ -88,11 +89,30 @@ const netnsPrefix = "berth-"
 func (t *Table) cgroup(parent, id string) (oci, path string) {
 	if parent == "" {
 		parent = t.cfg.CgroupParent
+		if t.cfg.SystemdCgroup && !strings.HasSuffix(parent, ".slice") {
+			parent += ".slice" // one default serves both drivers
+		}
 	}
 	if !t.cfg.SystemdCgroup {
 		p := filepath.Join("/", parent, id)
 		return p, p
 	}
 	slice := filepath.Base(parent)
-	return slice + ":berth:" + id, filepath.Join("/", parent, "berth-"+id+".scope")
+	return slice + ":berth:" + id, filepath.Join(slicePath(slice), "berth-"+id+".scope")
+}
+
+// slicePath is where systemd has a slice: its name alone tells, whatever path
+// a client gives. "a-b.slice" is in "a.slice".
+func slicePath(slice string) string {
+	name := strings.TrimSuffix(slice, ".slice")
+	if name == "-" {
+		return "/" // the root slice
+	}
+	path := "/"
+	for i, r := range name {
+		if r == '-' {
+			path = filepath.Join(path, name[:i]+".slice")
+		}
+	}
+	return filepath.Join(path, slice)
 }
