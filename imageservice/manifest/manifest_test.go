@@ -80,6 +80,9 @@ func TestParseRefuses(t *testing.T) {
 			t.Errorf("%.80s: got %v", body, err)
 		}
 	}
+	if _, err := Parse("", []byte(`{"schemaVersion":2,"mediaType":"`+DockerIndex+`","layers":[],`+config+`}`)); !errkind.Is(err, errkind.InvalidArgument) {
+		t.Errorf("an index without manifests gives %v", err)
+	}
 	if doc, err := Parse("", []byte(`{"schemaVersion":2,"layers":[],`+config+`}`)); err != nil || doc.Manifest == nil {
 		t.Errorf("an honest manifest gives %v", err)
 	}
