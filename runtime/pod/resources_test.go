@@ -235,3 +235,31 @@ func TestOOMIsToldOfTheEndOnly(t *testing.T) {
 		}
 	}
 }
+
+// A limit of huge pages is the kernel's, or an error that says what lacks;
+// kubelets list every size with 0, which is no limit.
+func TestHugepageLimits(t *testing.T) {
+	n := newNode(t, pod.GroupNode)
+	podID, id := n.start(t, "huge", func(_ *spec.Pod, c *spec.Container) { c.Resources.Hugepages = map[string]uint64{"2MB": 0, "1GB": 0} })
+	cfg := containerConfig("limited", "/bin/sleep", "600")
+	cfg.Resources.Hugepages = map[string]uint64{"2MB": 4 << 20}
+	limited, err := n.Create(t.Context(), pod.ViewAll, podID, cfg)
+	if cgroup.Controls("hugetlb") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := "/sys/fs/cgroup/hugetlb" + filepath.Join(n.cfg.CgroupParent, limited, "hugetlb.2MB.limit_in_bytes")
+		if cgroup.Unified() {
+			file = filepath.Join("/sys/fs/cgroup", n.cfg.CgroupParent, limited, "hugetlb.2MB.max")
+		}
+		if b, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(b)) != "4194304" {
+			t.Errorf("%s: %q, %v", file, b, err)
+		}
+		return
+	}
+	for verb, err := range map[string]error{"create": err, "update": n.Update(t.Context(), pod.ViewAll, id, cfg.Resources)} {
+		if !errkind.Is(err, errkind.FailedPrecondition) || !strings.Contains(err.Error(), "hugetlb") {
+			t.Errorf("%s: %v, want FailedPrecondition that names the controller", verb, err)
+		}
+	}
+}

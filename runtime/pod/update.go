@@ -39,6 +39,11 @@ func checkResources(r spec.Resources) error {
 		return errkind.New(errkind.InvalidArgument, "the limits %s are files of cgroup v2, and this node has cgroup v1: leave them out, or use the fields of their own",
 			strings.Join(slices.Sorted(maps.Keys(r.Unified)), ", "))
 	}
+	for _, size := range slices.Sorted(maps.Keys(r.Hugepages)) {
+		if r.Hugepages[size] != 0 && !cgroup.Controls("hugetlb") {
+			return errkind.New(errkind.FailedPrecondition, "a limit of %s pages needs the cgroup controller hugetlb, which this node does not have", size)
+		}
+	}
 	return nil
 }
 

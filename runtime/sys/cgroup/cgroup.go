@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,6 +41,10 @@ func SwapLimit() bool {
 	return err == nil
 }
 
+// Controls tells whether the host has a controller, "hugetlb" for one, in a
+// hierarchy of its own or for all groups below the root.
+func Controls(controller string) bool { return local().controls(controller) }
+
 // Paths are the directories of the group, whether they exist or not.
 func Paths(path string) []string { return local().paths(path) }
 
@@ -60,6 +65,14 @@ func Make(path string) error { return local().create(path) }
 func Remove(path string) error { return local().remove(path) }
 
 func (h host) unified() bool { return isType(h.root, unix.CGROUP2_SUPER_MAGIC) }
+
+func (h host) controls(controller string) bool {
+	if !h.unified() {
+		return isType(filepath.Join(h.root, controller), unix.CGROUP_SUPER_MAGIC)
+	}
+	have, err := os.ReadFile(filepath.Join(h.root, "cgroup.controllers"))
+	return err == nil && slices.Contains(strings.Fields(string(have)), controller)
+}
 
 func isType(dir string, magic int64) bool {
 	var st unix.Statfs_t

@@ -81,3 +81,16 @@ func TestTheRootHasNoLimitsToRestore(t *testing.T) {
 		t.Error("the root was thawed")
 	}
 }
+
+func TestControllers(t *testing.T) {
+	t.Parallel()
+	for name, h := range hosts(t) {
+		if h.controls("no such controller") || h.controls("") {
+			t.Errorf("%s: a controller that does not exist is there", name)
+		}
+		want := h.unified() && local().unified() || !h.unified()
+		if got := h.controls("memory"); got != want {
+			t.Errorf("%s: the memory controller: %v, want %v", name, got, want)
+		}
+	}
+}
