@@ -42,9 +42,6 @@ func (t *Table) publishExit(ctx context.Context, c *container, e shimrpc.Exited)
 		return
 	}
 	exit := &spec.Exit{Code: e.Code, At: e.At, OOM: t.endedByOOM(c, e.Code)}
-	if exit.At.Before(rec.StartedAt) {
-		exit.At = rec.StartedAt
-	}
 	if !e.Known {
 		exit.Reason, exit.Message = "Unknown", "the process ended while nobody could read its exit status"
 	}

@@ -2,6 +2,7 @@ package pod_test
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -342,5 +343,49 @@ func TestAProgramThatCannotBeStarted(t *testing.T) {
 	}
 	if err := n.RemoveContainer(ctx, v, removed); err != nil {
 		t.Error(err)
+	}
+}
+
+// A clock that is set back while a container lives does not turn its times around.
+func TestTimesAreInOrderAlsoIfTheClockIsSetBack(t *testing.T) {
+	n := newNode(t, pod.GroupNode)
+	podID, running := n.up(t, "clock", "/bin/sleep", "600")
+	created, err := n.Create(t.Context(), pod.ViewAll, podID, containerConfig("created", "/bin/sleep", "600"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Close()
+	for _, id := range []string{running, created} { // to this clock they were made in an hour
+		file := filepath.Join(n.cfg.Root, "containers", id+".json")
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		row := map[string]any{}
+		if err := json.Unmarshal(b, &row); err != nil {
+			t.Fatal(err)
+		}
+		row["created_at"] = time.Now().Add(time.Hour)
+		if id == running {
+			row["started_at"] = time.Now().Add(2 * time.Hour)
+		}
+		if b, err = json.Marshal(row); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.boot(t)
+	if err := n.Start(t.Context(), pod.ViewAll, created); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{running, created} {
+		if err := n.StopContainer(t.Context(), pod.ViewAll, id, 0); err != nil {
+			t.Fatal(err)
+		}
+		if st := n.ended(t, id); st.StartedAt.Before(st.CreatedAt) || st.FinishedAt.Before(st.StartedAt) || st.CreatedAt.Before(time.Now()) {
+			t.Errorf("created %v, started %v, finished %v", st.CreatedAt, st.StartedAt, st.FinishedAt)
+		}
 	}
 }

@@ -68,6 +68,16 @@ type containerRecord struct {
 	OOMBefore uint64 `json:"oom_before,omitempty"`
 }
 
+// latest keeps the times of a container in order where the clock was set back.
+func latest(t time.Time, earlier ...time.Time) time.Time {
+	for _, e := range earlier {
+		if t.Before(e) {
+			t = e
+		}
+	}
+	return t
+}
+
 // Where things of a pod and a container are. Every name derives from the id,
 // so that undo needs no memory.
 

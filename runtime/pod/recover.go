@@ -191,7 +191,7 @@ func (t *Table) resumeStart(ctx context.Context, c *container) error {
 		t.settle(ctx, c)
 		return err
 	}
-	return t.setContainer(c, func(r *containerRecord) { r.Phase, r.StartedAt = phaseRunning, time.Now() })
+	return t.setContainer(c, func(r *containerRecord) { r.Phase, r.StartedAt = phaseRunning, latest(time.Now(), r.CreatedAt) })
 }
 
 // settleLost keeps a container that could not be undone visible as exited.

@@ -73,7 +73,7 @@ func (t *Table) startPlan(c *container) steps.Plan {
 		}},
 		{Name: "exec", Do: func(ctx context.Context) error { return t.exec(ctx, c) }},
 		{Name: "commit", Do: func(context.Context) error {
-			return t.setContainer(c, func(r *containerRecord) { r.Phase, r.StartedAt = phaseRunning, time.Now() })
+			return t.setContainer(c, func(r *containerRecord) { r.Phase, r.StartedAt = phaseRunning, latest(time.Now(), r.CreatedAt) })
 		}},
 	}}
 }

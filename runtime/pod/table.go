@@ -392,7 +392,10 @@ func (t *Table) setContainer(c *container, change func(*containerRecord)) error 
 // setExited records and publishes that a container has ended; like sinkPod, it
 // does so whatever the disk says.
 func (t *Table) setExited(ctx context.Context, c *container, exit *spec.Exit) {
-	change := func(r *containerRecord) { r.Phase, r.Exit = phaseExited, exit }
+	change := func(r *containerRecord) {
+		exit.At = latest(exit.At, r.CreatedAt, r.StartedAt)
+		r.Phase, r.Exit = phaseExited, exit
+	}
 	if err := t.setContainer(c, change); err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot record an exit", "container", c.id)
 		c.mu.Lock()
