@@ -15,8 +15,10 @@ import (
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
-// maxWindow is the memory that a zstd stream may ask for: that of zstd --long.
-const maxWindow = 128 << 20
+// maxWindow is the memory that a zstd stream may ask for, which each layer of
+// a pull has at the same time: that of zstd --ultra -20, four times what any
+// builder of images asks for.
+const maxWindow = 32 << 20
 
 // Reader gives the plain bytes of r, which is gzip, zstd or plain already.
 // Closing it does not close r.
@@ -68,6 +70,9 @@ func (s *source) Read(p []byte) (int, error) {
 func (s *source) blame(name string, err error) error {
 	if s.err != nil {
 		return s.err
+	}
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) {
+		return errkind.New(errkind.InvalidArgument, "cannot decompress %s: it asks for a window of more than %d MiB; compress it again without --long and with less than --ultra -21", name, maxWindow>>20)
 	}
 	return errkind.New(errkind.InvalidArgument, "cannot decompress %s: %w", name, err)
 }

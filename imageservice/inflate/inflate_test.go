@@ -98,7 +98,9 @@ func TestBrokenBlobsAreRefused(t *testing.T) {
 		"zstd, then half a skip":     append(zst(t, "abc"), skippable(100)[:50]...),
 		// A frame of one segment says by its content size what window it needs.
 		"zstd that asks for 4 GiB": append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0b1010_0000, 0, 0, 0, 0xf0}, make([]byte, 64)...),
-		"zstd that asks for 2 GiB": append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 21 << 3}, make([]byte, 64)...),
+		// Of the exponent and mantissa of its header: 2^10 times 2 to the exponent.
+		"zstd that asks for 64 MiB": append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 16 << 3}, make([]byte, 64)...),
+		"zstd that asks for 2 GiB":  append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0, 21 << 3}, make([]byte, 64)...),
 	} {
 		if got, err := inflated(blob); !errkind.Is(err, errkind.InvalidArgument) {
 			t.Errorf("%s: %q, %v", name, got, err)
