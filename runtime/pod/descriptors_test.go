@@ -113,6 +113,7 @@ func TestProcessesHaveTheirStdioOnly(t *testing.T) {
 			"stdin":      func(_ *spec.Pod, c *spec.Container) { c.Stdin = true },
 			"terminal":   func(_ *spec.Pod, c *spec.Container) { c.TTY, c.Stdin = true, true },
 			"privileged": privileged,
+			"mapped":     inUserns,
 		} {
 			_, id := n.start(t, name, change)
 			st, err := n.Container(pod.ViewAll, id)

@@ -14,8 +14,8 @@ import (
 )
 
 // hostDevices resolves the devices asked for; a directory is all below it.
-func hostDevices(asked []spec.Device) ([]specs.LinuxDevice, error) {
-	var out []specs.LinuxDevice
+func hostDevices(asked []spec.Device) ([]spec.HostDevice, error) {
+	var out []spec.HostDevice
 	for _, d := range asked {
 		host, err := filepath.EvalSymlinks(d.HostPath)
 		if err != nil {
@@ -30,7 +30,7 @@ func hostDevices(asked []spec.Device) ([]specs.LinuxDevice, error) {
 			if err != nil {
 				return nil, errkind.New(errkind.InvalidArgument, "cannot use device %s: %w", d.HostPath, err)
 			}
-			out = append(out, ociDevice(n, d.ContainerPath))
+			out = append(out, spec.HostDevice{LinuxDevice: ociDevice(n, d.ContainerPath), HostPath: n.Path})
 			continue
 		}
 		nodes, err := device.Below(host)
@@ -38,7 +38,8 @@ func hostDevices(asked []spec.Device) ([]specs.LinuxDevice, error) {
 			return nil, err
 		}
 		for _, n := range nodes {
-			out = append(out, ociDevice(n, filepath.Join(d.ContainerPath, strings.TrimPrefix(n.Path, host))))
+			inside := filepath.Join(d.ContainerPath, strings.TrimPrefix(n.Path, host))
+			out = append(out, spec.HostDevice{LinuxDevice: ociDevice(n, inside), HostPath: n.Path})
 		}
 	}
 	return out, nil

@@ -114,6 +114,22 @@ func TestDeviceDirectoriesAndLinks(t *testing.T) {
 	n.wantSh(t, id, "ls /dev/all/deep", "er")
 }
 
+// In a user namespace nobody can make a node: the host's are bound. The rules
+// are the same.
+func TestDevicesInAUserNamespace(t *testing.T) {
+	n := newNode(t, pod.GroupNode)
+	host, number := hostDevice(t)
+	node := filepath.Join(t.TempDir(), "node")
+	mknod(t, host, node, 0o666)
+	_, id := n.start(t, "mapped", func(p *spec.Pod, c *spec.Container) {
+		inUserns(p, c)
+		askDevice(node, "/dev/theirs", "r")(p, c)
+	})
+	n.wantSh(t, id, "stat -c %t:%T /dev/theirs; : </dev/theirs && echo readable", number+"\nreadable")
+	n.wantRefused(t, id, ": >>/dev/theirs", "Operation not permitted")
+	n.wantRefused(t, id, "mknod /made c 1 3", "Operation not permitted")
+}
+
 func TestDevicesThatAreNone(t *testing.T) {
 	n := newNode(t, pod.GroupNode)
 	dir := t.TempDir()

@@ -36,7 +36,7 @@ type Input struct {
 	// HostDevices are the nodes that a privileged container gets.
 	HostDevices []specs.LinuxDevice
 	// Devices are the nodes asked for, already resolved.
-	Devices []specs.LinuxDevice
+	Devices []HostDevice
 	// Seccomp is the resolved filter. It is ignored for a privileged container.
 	Seccomp *specs.LinuxSeccomp
 	// AppArmor is the resolved profile, empty for none. It is ignored for a
@@ -62,6 +62,7 @@ func Build(in Input) (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
+	in.Mounts = slices.Concat(deviceMounts(in), in.Mounts)
 	mounts, err := allMounts(in)
 	if err != nil {
 		return nil, err

@@ -251,9 +251,9 @@ func TestDeviceAccess(t *testing.T) {
 		{HostPath: "/dev/dri", ContainerPath: "/dev/dri", Permissions: "rw"},
 		{HostPath: "/dev/dri/card0", ContainerPath: "/dev/dri/card0/", Permissions: "r"},
 	}
-	in.Devices = []specs.LinuxDevice{
-		{Path: "/dev/dri/card0", Type: "c", Major: 226}, {Path: "/dev/dri/card1", Type: "c", Major: 226, Minor: 1},
-		{Path: "/dev/drift", Type: "c", Major: 9},
+	in.Devices = []HostDevice{
+		{LinuxDevice: specs.LinuxDevice{Path: "/dev/dri/card0", Type: "c", Major: 226}, HostPath: "/dev/dri/card0"}, {LinuxDevice: specs.LinuxDevice{Path: "/dev/dri/card1", Type: "c", Major: 226, Minor: 1}, HostPath: "/dev/dri/card1"},
+		{LinuxDevice: specs.LinuxDevice{Path: "/dev/drift", Type: "c", Major: 9}, HostPath: "/dev/drift"},
 	}
 	rules := mustBuild(t, in).Linux.Resources.Devices
 	if rules[0].Allow || rules[0].Access != "rwm" || rules[0].Type != "" {

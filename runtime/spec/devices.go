@@ -8,22 +8,45 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
+// HostDevice is a node for the container, and where the host has it.
+type HostDevice struct {
+	specs.LinuxDevice
+	HostPath string
+}
+
+// deviceMounts are the devices asked for, in a user namespace: there nobody can
+// make a node, and libcontainer would bind the host's of the path that the
+// container is to see, which may be another device.
+func deviceMounts(in Input) []specs.Mount {
+	if !in.Container.Security.Namespaces.HasUserNamespace() {
+		return nil
+	}
+	var out []specs.Mount
+	for _, d := range in.Devices {
+		out = append(out, specs.Mount{Destination: d.Path, Type: "bind", Source: d.HostPath, Options: []string{"bind", "rprivate"}})
+	}
+	return out
+}
+
 // deviceNodes are the nodes in the container's /dev beside the usual ones:
 // those asked for, then for a privileged container the host's, at paths that
 // are free.
 func deviceNodes(in Input) []specs.LinuxDevice {
 	sec := &in.Container.Security
-	out := slices.Clone(in.Devices)
-	if in.Handler.DeviceOwnership {
-		for i := range out {
-			own(&out[i], sec)
+	var out []specs.LinuxDevice
+	if !sec.Namespaces.HasUserNamespace() {
+		for _, d := range in.Devices {
+			if in.Handler.DeviceOwnership {
+				own(&d.LinuxDevice, sec)
+			}
+			out = append(out, d.LinuxDevice)
 		}
 	}
 	if !sec.Privileged || in.Handler.NoHostDevices {
 		return out
 	}
 	for _, d := range in.HostDevices {
-		if !slices.ContainsFunc(in.Devices, func(a specs.LinuxDevice) bool { return a.Path == d.Path }) {
+		if !slices.ContainsFunc(in.Devices, func(a HostDevice) bool { return a.Path == d.Path }) {
 			out = append(out, d)
 		}
 	}

@@ -65,13 +65,13 @@ func goldens() map[string]func(*Input) {
 		// Devices. GHSA-g54h-m393-cpwq: all are denied, then some allowed.
 		"devices": func(in *Input) {
 			in.Container.Devices = []Device{{HostPath: "/dev/dri", ContainerPath: "/dev/dri", Permissions: "rw"}, {HostPath: "/dev/fuse", ContainerPath: "/dev/f", Permissions: "r"}}
-			in.Devices = []specs.LinuxDevice{{Path: "/dev/dri/card0", Type: "c", Major: 226}, {Path: "/dev/f", Type: "c", Major: 10, Minor: 229}}
+			in.Devices = []HostDevice{{LinuxDevice: specs.LinuxDevice{Path: "/dev/dri/card0", Type: "c", Major: 226}, HostPath: "/dev/dri/card0"}, {LinuxDevice: specs.LinuxDevice{Path: "/dev/f", Type: "c", Major: 10, Minor: 229}, HostPath: "/dev/f"}}
 		},
 		"device-ownership": func(in *Input) {
 			in.Handler.DeviceOwnership = true
 			in.Container.Security.RunAsUser, in.Container.Security.RunAsGroup = &uid, &gid
 			in.Container.Devices = []Device{{HostPath: "/dev/fuse", ContainerPath: "/dev/fuse", Permissions: "rw"}}
-			in.Devices = []specs.LinuxDevice{{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229}}
+			in.Devices = []HostDevice{{LinuxDevice: specs.LinuxDevice{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229}, HostPath: "/dev/fuse"}}
 		},
 
 		// Namespaces. CVE-2023-25809: without a cgroup namespace cgroups are not
@@ -94,6 +94,16 @@ func goldens() map[string]func(*Input) {
 				ns.User, ns.IDs = ModePod, idmap.Map{UID: ids, GID: ids}
 			}
 			in.NamespacePaths[specs.UserNamespace] = "/run/user"
+		},
+
+		"user-namespace-devices": func(in *Input) {
+			ids := idmap.Range{Host: 100000, Length: 65536}
+			for _, ns := range []*Namespaces{&in.Pod.Namespaces, &in.Container.Security.Namespaces} {
+				ns.User, ns.IDs = ModePod, idmap.Map{UID: ids, GID: ids}
+			}
+			in.NamespacePaths[specs.UserNamespace] = "/run/user"
+			in.Container.Devices = []Device{{HostPath: "/dev/fuse", ContainerPath: "/dev/kvm", Permissions: "rw"}}
+			in.Devices = []HostDevice{{LinuxDevice: specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 229}, HostPath: "/dev/fuse"}}
 		},
 
 		// What a client says of the process, and what only a handler may let
