@@ -1,6 +1,7 @@
 package imageservice
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -8,11 +9,14 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/semaphore"
 
+	"github.com/berth-runtime/berth/imageservice/inflate"
 	"github.com/berth-runtime/berth/imageservice/inventory"
 	"github.com/berth-runtime/berth/imageservice/manifest"
 	"github.com/berth-runtime/berth/imageservice/meta"
@@ -100,13 +104,11 @@ func (s *Service) acquire(ctx context.Context, src source) (hold, error) {
 		select {
 		case <-f.done:
 		case <-ctx.Done():
-			s.release(h)
-			return hold{}, ctx.Err()
+			return hold{}, errors.Join(ctx.Err(), s.release(h))
 		}
 		switch {
 		case f.err != nil && own:
-			s.release(h)
-			return hold{}, f.err
+			return hold{}, errors.Join(f.err, s.release(h))
 		case f.err != nil:
 			// Another's failure, perhaps of its registry: try from here.
 			s.release(h)
@@ -231,7 +233,7 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 		return r, err
 	}
 	err = verbPull.step("unpack", func() (err error) {
-		r, err = unpackVerified(ctx, stream, fsDir, src, s.ratioPad, rec)
+		r, err = s.unpackInTurn(ctx, stream, fsDir, src, rec)
 		return err
 	})
 	if err != nil {
@@ -260,6 +262,33 @@ const (
 	maxRatio        = 200
 	defaultRatioPad = 1 << 30
 )
+
+// windowOfOne is what a layer compressed with zstd usually wants to remember,
+// with what goes with it.
+const windowOfOne = 9 << 20
+
+// windows bounds the memory of decompressors to as many usual windows as there
+// are CPUs, since more at a time would not be faster.
+type windows struct {
+	*semaphore.Weighted
+	most int64
+}
+
+func newWindows() windows {
+	most := int64(max(2, runtime.GOMAXPROCS(0))) * windowOfOne
+	return windows{semaphore.NewWeighted(most), most}
+}
+
+// unpackInTurn is unpackVerified once there is memory for it.
+func (s *Service) unpackInTurn(ctx context.Context, stream io.Reader, dir string, src source, rec *tarsplit.Recorder) (unpack.Result, error) {
+	b := bufio.NewReaderSize(stream, 64<<10)
+	window := min(inflate.Window(b), s.windows.most)
+	if err := s.windows.Acquire(ctx, window); err != nil {
+		return unpack.Result{}, err
+	}
+	defer s.windows.Release(window)
+	return unpackVerified(ctx, b, dir, src, s.ratioPad, rec)
+}
 
 // unpackVerified unpacks stream into dir and fails with DataLoss if the blob
 // or the tar in it is not what src says.
