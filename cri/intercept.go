@@ -14,9 +14,14 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// aroundUnary wraps every call with one answer.
-func aroundUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
-	ctx, done := begin(ctx, info.FullMethod, req)
+// around is what every call is wrapped in.
+type around struct {
+	observe Observe // may be nil
+}
+
+// unary wraps every call with one answer.
+func (a around) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+	ctx, done := a.begin(ctx, info.FullMethod, req)
 	defer func() {
 		err = done(err, recover())
 		if err != nil {
@@ -26,9 +31,9 @@ func aroundUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handl
 	return handler(ctx, req)
 }
 
-// aroundStream wraps every call with a stream.
-func aroundStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
-	ctx, done := begin(stream.Context(), info.FullMethod, nil)
+// stream wraps every call with a stream.
+func (a around) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	ctx, done := a.begin(stream.Context(), info.FullMethod, nil)
 	defer func() { err = done(err, recover()) }()
 	return handler(srv, &loggedStream{ServerStream: stream, ctx: ctx})
 }
@@ -42,15 +47,21 @@ type loggedStream struct {
 func (s *loggedStream) Context() context.Context { return s.ctx }
 
 // begin gives the call a logger of its own. The returned function ends the
-// call: it logs it, once, and turns its error, or its panic, into a status.
-func begin(ctx context.Context, method string, req any) (context.Context, func(err error, panicked any) error) {
+// call: it logs and counts it, once, and turns its error, or its panic, into a
+// status.
+func (a around) begin(ctx context.Context, method string, req any) (context.Context, func(err error, panicked any) error) {
 	verb := path.Base(method)
 	logger := klog.LoggerWithValues(klog.FromContext(ctx), "verb", verb)
 	if id := objectOf(req); id != "" {
 		logger = klog.LoggerWithValues(logger, "object", id)
 	}
 	start := time.Now()
-	return klog.NewContext(ctx, logger), func(err error, panicked any) error {
+	return klog.NewContext(ctx, logger), func(err error, panicked any) (told error) {
+		defer func() {
+			if a.observe != nil {
+				a.observe(method, status.Code(told), time.Since(start))
+			}
+		}()
 		if panicked != nil {
 			logger.Error(nil, "Panic in a call", "panic", panicked, "stack", string(debug.Stack()))
 			return status.Errorf(codes.Internal, "cannot finish %s: a defect of berth, see its log", verb)

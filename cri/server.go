@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/cri/stream"
@@ -102,12 +103,18 @@ func (s *Server) Register(g grpc.ServiceRegistrar) {
 // maxMessage is the limit that the kubelet and crictl have, both ways.
 const maxMessage = 16 << 20
 
-// ServerOptions are the options of every gRPC server that berth runs.
-func ServerOptions() []grpc.ServerOption {
+// Observe is told of every call when it has ended: the full name of its method,
+// such as /runtime.v1.RuntimeService/Status, its code and its time.
+type Observe func(method string, code codes.Code, took time.Duration)
+
+// ServerOptions are the options of every gRPC server that berth runs. observe
+// may be nil.
+func ServerOptions(observe Observe) []grpc.ServerOption {
+	a := around{observe}
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
-		grpc.UnaryInterceptor(aroundUnary),
-		grpc.StreamInterceptor(aroundStream),
+		grpc.UnaryInterceptor(a.unary),
+		grpc.StreamInterceptor(a.stream),
 	}
 }

@@ -34,6 +34,7 @@ type Config struct {
 	NoTarSplit        bool              // do not keep what makes a layer's tar again: saves little, and forbids to save and push
 
 	Verifiers verifier.Programs // asked at each pull
+	Observer  Observer          // nil for none
 }
 
 // Image is what the store knows of one image. Images are values: what a call
@@ -65,6 +66,9 @@ type Usage struct {
 	Mountpoint string
 	Bytes      uint64
 	Inodes     uint64
+	Images     int
+	Layers     int
+	Broken     int // of Layers, that are damaged and not fetched again yet
 }
 
 // PullRequest asks for an image from a registry.

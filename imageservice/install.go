@@ -156,7 +156,8 @@ func (s *Service) releaseBlobs(held []digest.Digest) error {
 			delete(s.heldBlobs, d)
 		}
 	}
-	return s.dropBlobs(held)
+	_, err := s.dropBlobs(held)
+	return err
 }
 
 // commit writes the rows of an image with those of its new layers.

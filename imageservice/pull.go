@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -22,6 +23,8 @@ const maxIndexes = 3
 
 // pull is one pull under way, with all who wait for it.
 type pull struct {
+	ref    string
+	began  time.Time
 	cancel context.CancelFunc
 	done   chan struct{} // closed when image and err are set
 	image  Image
@@ -30,7 +33,8 @@ type pull struct {
 	waiters int // guarded by Service.mu
 
 	mu       sync.Mutex
-	progress []func(Progress) // guarded by mu
+	progress []func(Progress)    // guarded by mu
+	layers   map[string]Progress // the last of each layer, by digest; guarded by mu
 }
 
 // Pull brings an image from its registry. The registry is asked each time,
@@ -53,7 +57,7 @@ func (s *Service) Pull(ctx context.Context, r PullRequest) (Image, error) {
 	sum := sha256.Sum256(auth)
 	key := ref.Name() + ":" + ref.Tag + "@" + ref.Digest.String() + " " + string(sum[:])
 
-	p := s.joinPull(ctx, key, func(run context.Context, p *pull) (Image, error) {
+	p := s.joinPull(ctx, key, ref.String(), func(run context.Context, p *pull) (Image, error) {
 		return s.pull(run, ref, r.Auth, p.report)
 	})
 	defer s.leavePull(key, p)
@@ -72,7 +76,7 @@ func (s *Service) Pull(ctx context.Context, r PullRequest) (Image, error) {
 
 // joinPull gives the pull of that key, which it starts if there is none. The
 // caller leaves it.
-func (s *Service) joinPull(ctx context.Context, key string, do func(context.Context, *pull) (Image, error)) *pull {
+func (s *Service) joinPull(ctx context.Context, key, ref string, do func(context.Context, *pull) (Image, error)) *pull {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.pulls[key]; p != nil {
@@ -80,12 +84,13 @@ func (s *Service) joinPull(ctx context.Context, key string, do func(context.Cont
 		return p
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	p := &pull{cancel: cancel, done: make(chan struct{}), waiters: 1}
+	p := &pull{ref: ref, began: time.Now(), cancel: cancel, done: make(chan struct{}), waiters: 1, layers: map[string]Progress{}}
 	s.pulls[key] = p
 	go func() {
 		defer cancel()
 		defer close(p.done)
 		p.image, p.err = do(run, p)
+		s.cfg.Observer.Pulled(time.Since(p.began), p.err)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.endPull(key, p)
@@ -122,6 +127,7 @@ func (p *pull) listen(f func(Progress)) {
 func (p *pull) report(pr Progress) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.layers[pr.Layer] = pr
 	for _, f := range p.progress {
 		f(pr)
 	}
@@ -156,22 +162,24 @@ func (s *Service) pull(ctx context.Context, ref refs.Ref, auth *registry.Auth, r
 	if ref.Digest == "" {
 		b.tags = []string{ref.String()}
 	}
-	b.layers = sources(repo, ref, m, report)
+	b.layers = s.sources(repo, ref, m, report)
 	return s.install(ctx, b)
 }
 
 // sources are the layers of m, to be fetched from repo.
-func sources(repo *registry.Repository, ref refs.Ref, m *v1.Manifest, report func(Progress)) (layers []source) {
+func (s *Service) sources(repo *registry.Repository, ref refs.Ref, m *v1.Manifest, report func(Progress)) (layers []source) {
 	for _, l := range m.Layers {
 		layers = append(layers, source{
 			blob:   l.Digest,
 			size:   l.Size,
 			remote: true,
 			open: func(ctx context.Context, offset int64) (io.ReadCloser, error) {
-				return repo.Blob(ctx, l.Digest, l.Size, offset)
+				return s.observed(repo.Blob(ctx, l.Digest, l.Size, offset))
 			},
 			openRange: func(ctx context.Context, begin, end int64) (io.ReadCloser, int64, error) {
-				return repo.BlobRange(ctx, l.Digest, l.Size, begin, end)
+				body, end, err := repo.BlobRange(ctx, l.Digest, l.Size, begin, end)
+				body, err = s.observed(body, err)
+				return body, end, err
 			},
 			report: func(done int64, status string) {
 				report(Progress{Ref: ref.String(), Layer: l.Digest.String(), Done: done, Total: l.Size, Status: status})

@@ -141,6 +141,10 @@ func (s *Service) collectRows(v verb, do func(*meta.Tx, *meta.State)) (dead []ui
 	if err != nil {
 		return nil, err
 	}
+	var bytes uint64
+	for _, seq := range dead {
+		bytes += s.state.Layers[seq].Bytes
+	}
 	var blobs []digest.Digest
 	for id, row := range s.state.Images {
 		if _, ok := next.Images[id]; !ok {
@@ -153,7 +157,13 @@ func (s *Service) collectRows(v verb, do func(*meta.Tx, *meta.State)) (dead []ui
 	}
 	s.state = next
 	s.publish()
-	return dead, v.step("blobs", func() error { return s.dropBlobs(blobs) })
+	err = v.step("blobs", func() error {
+		freed, err := s.dropBlobs(blobs)
+		bytes += freed
+		return err
+	})
+	s.cfg.Observer.Collected(len(dead), bytes)
+	return dead, err
 }
 
 // unused lists the layers that no image, no snapshot and no install uses.
@@ -177,18 +187,20 @@ func unused(st meta.State, held map[uint64]int) (seqs []uint64) {
 	return seqs
 }
 
-// dropBlobs deletes those of blobs that nobody names. mu is held, so that no
-// install takes one for present while it is deleted.
-func (s *Service) dropBlobs(blobs []digest.Digest) error {
+// dropBlobs deletes those of blobs that nobody names, and tells how many bytes
+// images had in them. mu is held, so that no install takes one for present
+// while it is deleted.
+func (s *Service) dropBlobs(blobs []digest.Digest) (bytes uint64, err error) {
 	named := namedBlobs(s.state)
 	var errs []error
 	for _, d := range blobs {
 		if !named[d] && s.heldBlobs[d] == 0 {
+			bytes += s.blobSizes[d]
 			delete(s.blobSizes, d)
 			errs = append(errs, s.blobs.Delete(d))
 		}
 	}
-	return errors.Join(errs...)
+	return bytes, errors.Join(errs...)
 }
 
 func namedBlobs(st meta.State) map[digest.Digest]bool {

@@ -91,12 +91,12 @@ func (s *Service) repairImage(ctx context.Context, id string, auths map[string]*
 	defer s.layerLocks.Lock(id)()
 	s.mu.Lock()
 	row, ok := s.state.Images[id]
-	whole := ok && s.isWhole(row)
+	broken := s.broken(row)
 	s.mu.Unlock()
 	switch {
 	case !ok:
 		return errkind.New(errkind.NotFound, "cannot repair image %s: it was removed", id)
-	case whole:
+	case broken == 0:
 		return nil // another call did it
 	case len(row.Digests) == 0:
 		return errkind.New(errkind.FailedPrecondition, "cannot repair image %s: it came from an archive; load that again", id)
@@ -105,6 +105,7 @@ func (s *Service) repairImage(ctx context.Context, id string, auths map[string]*
 	for _, name := range row.Digests {
 		err := s.refetch(ctx, row, name, auths)
 		if err == nil {
+			s.cfg.Observer.Repaired(broken, 0)
 			return nil
 		}
 		errs = append(errs, err)
@@ -112,15 +113,15 @@ func (s *Service) repairImage(ctx context.Context, id string, auths map[string]*
 	return errors.Join(errs...)
 }
 
-// isWhole reports whether nothing is wrong with any layer of the image. mu is
+// broken counts the layers of the image with which something is wrong. mu is
 // held.
-func (s *Service) isWhole(row meta.Image) bool {
-	for _, seq := range row.Layers {
+func (s *Service) broken(row meta.Image) (n int) {
+	for _, seq := range distinct(row.Layers) {
 		if !s.state.Layers[seq].Whole() {
-			return false
+			n++
 		}
 	}
-	return true
+	return n
 }
 
 // origin gives the repository that name, a repository and digest of an image,
@@ -165,7 +166,7 @@ func (s *Service) refetch(ctx context.Context, row meta.Image, name string, auth
 		return err
 	}
 	b.setConfig(m, config)
-	b.layers = sources(repo, ref, m, func(Progress) {})
+	b.layers = s.sources(repo, ref, m, func(Progress) {})
 	if _, err := s.install(ctx, b); err != nil {
 		return kinded(unstored(err, ref, auths), "cannot repair image %s from %s", row.ID, ref.Name())
 	}
@@ -195,6 +196,7 @@ func (s *Service) repairBlob(ctx context.Context, d digest.Digest, auths map[str
 				err = unstored(s.refetchBlob(ctx, repo, row, d), ref, auths)
 			}
 			if err == nil {
+				s.cfg.Observer.Repaired(0, 1)
 				return nil
 			}
 			errs = append(errs, err)

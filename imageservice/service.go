@@ -27,14 +27,13 @@ const defaultParallelLayers = 4
 
 // Service is the open store. All its methods may be called concurrently.
 type Service struct {
-	cfg     Config
-	dir     *os.File // Root, for syncfs
-	db      *meta.DB
-	blobs   *content.Store
-	client  *registry.Client
-	windows windows
-	slots   chan struct{} // one for each layer that may be downloaded at a time
-	pinned  map[string]bool
+	cfg    Config
+	dir    *os.File // Root, for syncfs
+	db     *meta.DB
+	blobs  *content.Store
+	client *registry.Client
+	slots  chan struct{} // one for each layer that may be downloaded at a time
+	pinned map[string]bool
 
 	ratioPad int64 // bytes; defaultRatioPad but in tests
 
@@ -73,6 +72,9 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		cfg.MaxParallelLayers = defaultParallelLayers
 	}
 	cfg.Ranges = cfg.Ranges.orDefault()
+	if cfg.Observer == nil {
+		cfg.Observer = unobserved{}
+	}
 	proxies, err := registry.ParseProxies(cfg.Proxies)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open image store %s: %w", cfg.Root, err)
@@ -81,7 +83,6 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		cfg:       cfg,
 		client:    registry.New(registry.Config{CertsDirs: cfg.CertsDirs, Proxies: proxies}),
 		slots:     make(chan struct{}, cfg.MaxParallelLayers),
-		windows:   newWindows(),
 		pinned:    map[string]bool{},
 		configs:   map[string]manifest.Config{},
 		heldBlobs: map[digest.Digest]int{},

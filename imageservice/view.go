@@ -28,8 +28,7 @@ type view struct {
 	byID      map[string]int    // into images
 	byRef     map[string]string // full references with tag or digest, to id
 	snapshots []string
-	bytes     uint64
-	inodes    uint64
+	usage     Usage
 }
 
 // publish makes the state what readers see. mu is held.
@@ -66,13 +65,17 @@ func (s *Service) publish() {
 		v.byID[image.ID] = i
 	}
 	for _, l := range s.state.Layers {
-		v.bytes += l.Bytes
-		v.inodes += l.Inodes
+		v.usage.Bytes += l.Bytes
+		v.usage.Inodes += l.Inodes
+		if !l.Whole() {
+			v.usage.Broken++
+		}
 	}
 	for d := range blobUsers {
-		v.bytes += s.blobSizes[d]
-		v.inodes++
+		v.usage.Bytes += s.blobSizes[d]
+		v.usage.Inodes++
 	}
+	v.usage.Mountpoint, v.usage.Images, v.usage.Layers = s.cfg.Root, len(v.images), len(s.state.Layers)
 	s.view.Store(v)
 }
 
@@ -193,8 +196,7 @@ func (s *Service) List(context.Context) ([]Image, error) {
 
 // Usage gives what the store takes, as accounted when layers were committed.
 func (s *Service) Usage(context.Context) (Usage, error) {
-	v := s.view.Load()
-	return Usage{Mountpoint: s.cfg.Root, Bytes: v.bytes, Inodes: v.inodes}, nil
+	return s.view.Load().usage, nil
 }
 
 // Snapshots gives the ids of the containers that have a writable layer.

@@ -32,6 +32,8 @@ type config struct {
 	Image   imageConfig   `toml:"image" comment:"Images."`
 	Volumes volumesConfig `toml:"volumes" comment:"Volumes."`
 	Stream  streamConfig  `toml:"stream" comment:"The server that exec, attach and port-forward stream through."`
+	Metrics metricsConfig `toml:"metrics" comment:"What Prometheus reads."`
+	Debug   debugConfig   `toml:"debug" comment:"What whoever looks for a defect reads."`
 
 	CDI      cdiConfig                `toml:"cdi" comment:"Devices of the Container Device Interface."`
 	Handlers map[string]handlerConfig `toml:"handlers" comment:"Runtime handlers: a RuntimeClass of Kubernetes names one. Each [handlers.NAME]\nis one more; this one is always there."`
@@ -81,6 +83,14 @@ type streamConfig struct {
 	Address string `toml:"address,commented" comment:"Where it listens: an address of this machine only, since the kubelet is here\nand what passes is not encrypted. Port 0 is any free one."`
 }
 
+type metricsConfig struct {
+	Address string `toml:"address,commented" comment:"Where GET /metrics is answered: an address and a port, such as 127.0.0.1:9440,\nor the path of a unix socket. It is not encrypted and asks for no credentials,\nand names the images being pulled. Empty: nowhere."`
+}
+
+type debugConfig struct {
+	Socket bool `toml:"socket,commented" comment:"Answer GET /debug/pprof/ and GET /metrics on debug.sock in the state directory,\nto root only."`
+}
+
 type cdiConfig struct {
 	Dirs []string `toml:"dirs,commented" comment:"Directories of specifications, the most important last. They are read for each\ncontainer that asks for such a device, and trusted: hooks in them run as root."`
 }
@@ -95,6 +105,7 @@ func defaultConfig() config {
 		},
 		Image:  imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Proxies: map[string]string{}, Pinned: []string{}, TarSplit: true, ParallelLayers: 4, ParallelRanges: 4, RangeMiB: 16, RangesFromMiB: 64},
 		Stream: streamConfig{Address: "127.0.0.1:0"},
+		Debug:  debugConfig{Socket: true},
 
 		CDI:            cdiConfig{Dirs: []string{"/etc/cdi", "/var/run/cdi"}},
 		DefaultHandler: builtinHandler,
@@ -144,6 +155,11 @@ func (c *config) validate() error {
 	}
 	if at, err := netip.ParseAddrPort(c.Stream.Address); err != nil || !at.Addr().IsLoopback() {
 		return bad("stream.address", "%q is not a loopback address and a port, such as 127.0.0.1:0", c.Stream.Address)
+	}
+	if at := c.Metrics.Address; at != "" && !filepath.IsAbs(at) {
+		if _, err := netip.ParseAddrPort(at); err != nil {
+			return bad("metrics.address", "%q is neither an address and a port, such as 127.0.0.1:9440, nor the absolute path of a socket", at)
+		}
 	}
 	if key, why := c.wrongHandler(); why != "" {
 		return bad(key, "%s", why)

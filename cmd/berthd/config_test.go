@@ -79,6 +79,7 @@ func TestConfigErrorsNameThePlace(t *testing.T) {
 		"open without withheld": {map[string]string{"config.toml": "[handlers.x]\nprivileged_without_host_devices_all_devices_allowed = true\n"}, []string{"needs privileged_without_host_devices"}},
 		"state inside of root":  {map[string]string{"config.toml": "state = '/var/lib/berth/run'\n"}, []string{"state"}},
 		"no connection":         {map[string]string{"config.toml": "[image]\nparallel_ranges = 0\n"}, []string{"image.parallel_ranges", "between 1 and 64"}},
+		"no address":            {map[string]string{"config.toml": "[metrics]\naddress = 'localhost'\n"}, []string{"metrics.address", "localhost"}},
 		"the file is not there": {nil, []string{"config.toml", "no such file"}},
 	} {
 		_, err := parseArgs([]string{"--config", write(t, tc.files)}, io.Discard)

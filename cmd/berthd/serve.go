@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"time"
 
@@ -49,18 +51,18 @@ func serve(ctx context.Context, cfg config) (err error) {
 	}
 
 	servers := map[string]*grpc.Server{berthSocket: d.berthServer(), kubeletSocket: d.kubeletServer()}
-	failed := make(chan error, len(servers)+1)
+	failed := make(chan error, len(servers)+3)
 	if err := d.streams.Listen(ctx, cfg.Stream.Address); err != nil {
 		return err
 	}
-	listeners := make(map[string]net.Listener)
-	for name := range servers {
-		ln, err := listen(ctx, filepath.Join(cfg.State, name))
-		if err != nil {
-			closeAll(listeners)
-			return err
-		}
-		listeners[name] = ln
+	endReaders, err := serveReaders(ctx, cfg, d.metrics.Handler(), failed)
+	if err != nil {
+		return err
+	}
+	defer endReaders()
+	listeners, err := listenIn(ctx, cfg.State, slices.Collect(maps.Keys(servers)))
+	if err != nil {
+		return err
 	}
 	for name, s := range servers {
 		go func() { failed <- s.Serve(listeners[name]) }()
@@ -91,10 +93,20 @@ func stopServer(s *grpc.Server) {
 	s.GracefulStop()
 }
 
-func closeAll(listeners map[string]net.Listener) {
-	for _, ln := range listeners {
-		_ = ln.Close()
+// listenIn listens on sockets of dir by those names: on all, or on none.
+func listenIn(ctx context.Context, dir string, names []string) (map[string]net.Listener, error) {
+	listeners := make(map[string]net.Listener)
+	for _, name := range names {
+		ln, err := listen(ctx, filepath.Join(dir, name), socketMode)
+		if err != nil {
+			for _, ln := range listeners {
+				_ = ln.Close()
+			}
+			return nil, err
+		}
+		listeners[name] = ln
 	}
+	return listeners, nil
 }
 
 // setUpProcess sets what the whole process has one of.
@@ -111,7 +123,7 @@ func setUpProcess(cfg config) klog.Logger {
 
 // berthServer serves berth.sock: CRI over all pods, and the admin service.
 func (d *daemon) berthServer() *grpc.Server {
-	s := grpc.NewServer(cri.ServerOptions()...)
+	s := grpc.NewServer(cri.ServerOptions(d.metrics.Called)...)
 	d.all.Register(s)
 	d.admin.Register(s)
 	return s
@@ -119,7 +131,7 @@ func (d *daemon) berthServer() *grpc.Server {
 
 // kubeletServer serves kubelet.sock: CRI over the pods made through it.
 func (d *daemon) kubeletServer() *grpc.Server {
-	s := grpc.NewServer(cri.ServerOptions()...)
+	s := grpc.NewServer(cri.ServerOptions(d.metrics.Called)...)
 	d.kubelet.Register(s)
 	return s
 }

@@ -17,6 +17,7 @@ import (
 const (
 	dirMode    = 0o711 // containers with users of their own must reach their mounts below
 	socketMode = 0o660
+	debugMode  = 0o600
 	// maxSocketPath is what struct sockaddr_un holds, less the final zero.
 	maxSocketPath = 107
 )
@@ -44,11 +45,11 @@ func lockDir(dir string) (*os.File, error) {
 	return nil, fmt.Errorf("cannot lock %s: %w", path, err)
 }
 
-// listen opens a unix socket at path, over the stale one of a daemon that was
-// killed. It refuses to replace a socket that answers, and anything that is
+// listen opens a unix socket at path with that mode, over the stale one of a
+// daemon that was killed. It refuses to replace a socket that answers, and anything that is
 // no socket. The caller holds the lock of the directory, so nobody else
 // replaces it at the same time.
-func listen(ctx context.Context, path string) (net.Listener, error) {
+func listen(ctx context.Context, path string, mode os.FileMode) (net.Listener, error) {
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("cannot listen on %s: the path has %d bytes and a socket's at most %d: choose a shorter state directory", path, len(path), maxSocketPath)
 	}
@@ -60,7 +61,7 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 		// so there is no moment in which others could connect. (The umask
 		// can only take more away.)
 		var err error
-		if cerr := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), socketMode) }); cerr != nil {
+		if cerr := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), uint32(mode)) }); cerr != nil {
 			return cerr
 		}
 		return err
@@ -70,7 +71,7 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 		return nil, fmt.Errorf("cannot listen on %s: %w", path, err)
 	}
 	// A umask may have taken the group's bits; now they are given for sure.
-	if err := os.Chmod(path, socketMode); err != nil {
+	if err := os.Chmod(path, mode); err != nil {
 		_ = ln.Close()
 		return nil, err
 	}

@@ -13,14 +13,14 @@ import (
 func TestListenReplacesOnlyWhatIsStale(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "s")
-	first, err := listen(t.Context(), path)
+	first, err := listen(t.Context(), path, socketMode)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != socketMode {
 		t.Errorf("got %v, %v", st, err)
 	}
-	if _, err := listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "answers") {
+	if _, err := listen(t.Context(), path, socketMode); err == nil || !strings.Contains(err.Error(), "answers") {
 		t.Errorf("a live socket gave %v", err)
 	}
 	// As after SIGKILL: the file stays, nobody listens.
@@ -28,7 +28,7 @@ func TestListenReplacesOnlyWhatIsStale(t *testing.T) {
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
-	second, err := listen(t.Context(), path)
+	second, err := listen(t.Context(), path, socketMode)
 	if err != nil {
 		t.Fatalf("a stale socket gave %v", err)
 	}
@@ -52,14 +52,14 @@ func TestListenRefusesWhatIsNoSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{file, link, dir} {
-		if _, err := listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "no socket") {
+		if _, err := listen(t.Context(), path, socketMode); err == nil || !strings.Contains(err.Error(), "no socket") {
 			t.Errorf("%s gave %v", path, err)
 		}
 	}
 	if b, err := os.ReadFile(file); err != nil || string(b) != "precious" {
 		t.Errorf("the file changed: %q, %v", b, err)
 	}
-	if _, err := listen(t.Context(), "/tmp/"+strings.Repeat("x", maxSocketPath)); err == nil || !strings.Contains(err.Error(), "107") {
+	if _, err := listen(t.Context(), "/tmp/"+strings.Repeat("x", maxSocketPath), socketMode); err == nil || !strings.Contains(err.Error(), "107") {
 		t.Errorf("a long path gave %v", err)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/berth-runtime/berth/cri"
 	"github.com/berth-runtime/berth/cri/admin"
 	"github.com/berth-runtime/berth/cri/admin/api"
+	"github.com/berth-runtime/berth/cri/metrics"
 	"github.com/berth-runtime/berth/cri/stream"
 	"github.com/berth-runtime/berth/imageservice"
 	"github.com/berth-runtime/berth/imageservice/verifier"
@@ -33,7 +34,8 @@ type daemon struct {
 	kubelet *cri.Server // the view of kubelet.sock
 	admin   *admin.Server
 	streams *stream.Server // what the URLs of both views lead to
-	close   func() error   // ends the daemon's part; containers and shims go on
+	metrics *metrics.Metrics
+	close   func() error // ends the daemon's part; containers and shims go on
 }
 
 // build makes every object, once, and connects them. Nothing runs yet: the
@@ -44,6 +46,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		return nil, err
 	}
 	driver := cgroupDriver(cfg.Cgroup.Driver)
+	counts := metrics.New(version)
 	imageRoot := filepath.Join(cfg.Root, "images")
 	images, err := imageservice.Open(ctx, imageservice.Config{
 		Root:            imageRoot,
@@ -54,6 +57,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		KeepBlobs:       cfg.Image.KeepBlobs,
 		NoTarSplit:      !cfg.Image.TarSplit,
 		Verifiers:       verifier.Programs{Dir: cfg.Image.VerifiersDir},
+		Observer:        counts,
 		BootID:          bootID,
 
 		MaxParallelLayers: cfg.Image.ParallelLayers,
@@ -88,12 +92,17 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		Handlers: cfg.handlers(),
 		CDI:      cfg.CDI.Dirs,
 		AppArmor: defaultAppArmor(ctx),
+
+		Observe: counts.Stepped,
+		Exited:  counts.Exited,
+		Swept:   counts.Swept,
 	})
 	if err != nil {
 		closeNetwork()
 		return nil, errors.Join(fmt.Errorf("cannot open the records of pods: %w", err), images.Close())
 	}
 
+	counts.Watch(pods, images)
 	userns := sync.OnceValue(func() bool {
 		err := images.ProbeUserNamespaces()
 		if err != nil {
@@ -127,12 +136,15 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		},
 		pods:    pods,
 		streams: streams,
+		metrics: counts,
 		all:     view(pod.ViewAll),
 		kubelet: view(pod.ViewKubelet),
 		admin: admin.New(admin.Config{
 			Pods:   pods,
 			Images: images,
 			Steps:  stepNames(),
+
+			Checked: counts.Checked,
 			Info: func(ctx context.Context) api.Info {
 				return api.Info{
 					Version: version, Root: cfg.Root, State: cfg.State, LogRoot: pods.LogRoot(), ShimGroup: cfg.Shim.Group,

@@ -33,6 +33,9 @@ func (s *Server) Check(ctx context.Context, r *api.CheckRequest) (*api.CheckResu
 		return nil, fmt.Errorf("cannot check layers: %w", err)
 	}
 	out.Problems = append(out.Problems, layers...)
+	if s.cfg.Checked != nil {
+		s.cfg.Checked(out.Problems)
+	}
 	return out, nil
 }
 

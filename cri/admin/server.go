@@ -60,6 +60,8 @@ type Config struct {
 	Images Images
 	Info   func(context.Context) api.Info
 	Steps  []string // names of the failpoints
+	// Checked, if set, is told what a check has found.
+	Checked func([]api.Problem)
 }
 
 // Server implements api.Server.

@@ -253,7 +253,7 @@ func (t *Table) intact(p *Pod, mounted map[string]bool) bool {
 // and its undoing, all below directories of our own or with our prefix.
 func (t *Table) sweep(ctx context.Context) error {
 	for _, path := range t.strayNamespaces() {
-		logged(ctx, "Cannot remove a namespace without a record", netns.Remove(path))
+		t.swept(ctx, "namespace", path, netns.Remove(path))
 	}
 	for _, dir := range []string{filepath.Join(t.cfg.State, "pods"), filepath.Join(t.cfg.State, "containers"), filepath.Join(t.cfg.Root, "volumes")} {
 		entries, err := os.ReadDir(dir)
@@ -262,7 +262,8 @@ func (t *Table) sweep(ctx context.Context) error {
 		}
 		for _, e := range entries {
 			if !t.knows(e.Name()) {
-				logged(ctx, "Cannot remove what has no record", removeTree(filepath.Join(dir, e.Name())))
+				path := filepath.Join(dir, e.Name())
+				t.swept(ctx, "file", path, removeTree(path))
 			}
 		}
 	}
@@ -273,10 +274,21 @@ func (t *Table) sweep(ctx context.Context) error {
 	}
 	for _, id := range snapshots {
 		if !t.ownsSnapshot(id) {
-			logged(ctx, "Cannot discard a writable layer without a container", t.cfg.Images.Discard(ctx, id))
+			t.swept(ctx, "snapshot", id, t.cfg.Images.Discard(ctx, id))
 		}
 	}
 	return nil
+}
+
+// swept tells of one thing without a record, and of its removal.
+func (t *Table) swept(ctx context.Context, kind, object string, err error) {
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot remove what has no record", "kind", kind, "object", object)
+		return
+	}
+	if t.cfg.Swept != nil {
+		t.cfg.Swept(kind)
+	}
 }
 
 // knows tells whether id is that of a pod or container with a row.

@@ -45,6 +45,11 @@ type Config struct {
 	AppArmor string   // profile of containers that ask for no other; empty: none
 	// Observe, if set, is told of every step of every verb.
 	Observe func(verb, step string, took time.Duration, err error)
+	// Exited, if set, is told of every exit of a container once it is published.
+	Exited func(spec.Exit)
+	// Swept, if set, is told of each thing that had no record and was removed,
+	// by its kind as Problem has it.
+	Swept func(kind string)
 }
 
 // Table holds all pods of the node. Its methods may be called concurrently.
@@ -404,4 +409,7 @@ func (t *Table) setExited(ctx context.Context, c *container, exit *spec.Exit) {
 		t.publish()
 	}
 	c.markExited()
+	if t.cfg.Exited != nil {
+		t.cfg.Exited(*exit)
+	}
 }

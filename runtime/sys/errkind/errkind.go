@@ -31,6 +31,16 @@ const (
 	PermissionDenied               // credentials were refused
 )
 
+// names are the kinds in words, as gRPC spells its codes.
+var names = [...]string{
+	Unknown: "Unknown", NotFound: "NotFound", AlreadyExists: "AlreadyExists", InvalidArgument: "InvalidArgument",
+	FailedPrecondition: "FailedPrecondition", Unavailable: "Unavailable", ResourceExhausted: "ResourceExhausted",
+	Unimplemented: "Unimplemented", DeadlineExceeded: "DeadlineExceeded", Canceled: "Canceled", DataLoss: "DataLoss",
+	PermissionDenied: "PermissionDenied",
+}
+
+func (k Kind) String() string { return names[k] }
+
 type kindError struct {
 	kind Kind
 	err  error
