@@ -27,13 +27,14 @@ const defaultParallelLayers = 4
 
 // Service is the open store. All its methods may be called concurrently.
 type Service struct {
-	cfg    Config
-	dir    *os.File // Root, for syncfs
-	db     *meta.DB
-	blobs  *content.Store
-	client *registry.Client
-	slots  chan struct{} // one for each layer that may be downloaded at a time
-	pinned map[string]bool
+	cfg     Config
+	dir     *os.File // Root, for syncfs
+	db      *meta.DB
+	blobs   *content.Store
+	client  *registry.Client
+	windows windows
+	slots   chan struct{} // one for each layer that may be downloaded at a time
+	pinned  map[string]bool
 
 	ratioPad int64 // bytes; defaultRatioPad but in tests
 
@@ -83,6 +84,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		cfg:       cfg,
 		client:    registry.New(registry.Config{CertsDirs: cfg.CertsDirs, Proxies: proxies}),
 		slots:     make(chan struct{}, cfg.MaxParallelLayers),
+		windows:   newWindows(),
 		pinned:    map[string]bool{},
 		configs:   map[string]manifest.Config{},
 		heldBlobs: map[digest.Digest]int{},
