@@ -25,7 +25,6 @@ type memPods struct {
 	pods       map[string]*pod.PodStatus
 	containers map[string]*pod.ContainerStatus
 	subs       []chan pod.Event
-	updated    spec.Resources
 }
 
 func newMemPods() *memPods {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -304,7 +305,7 @@ func TestStreamOfImagesIsTheirList(t *testing.T) {
 		var got []*criv1.Image
 		for {
 			r, err := in.Recv()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil || len(r.Images) == 0 {

@@ -8,8 +8,7 @@
 //
 // Law. The functions are pure: they read their arguments and nothing else, not
 // the file system, not the clock. A message that is wrong whatever the state
-// is errkind.InvalidArgument and names the field; a message that asks for what
-// this build does not do is errkind.Unimplemented, never silently less.
+// is errkind.InvalidArgument and names the field.
 package translate
 
 import "github.com/berth-runtime/berth/runtime/sys/errkind"
@@ -17,9 +16,4 @@ import "github.com/berth-runtime/berth/runtime/sys/errkind"
 // invalid is the error for a wrong field.
 func invalid(format string, args ...any) error {
 	return errkind.New(errkind.InvalidArgument, format, args...)
-}
-
-// unimplemented is the error for a right field that we cannot honour.
-func unimplemented(format string, args ...any) error {
-	return errkind.New(errkind.Unimplemented, format, args...)
 }

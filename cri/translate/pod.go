@@ -67,7 +67,7 @@ func podSecurity(p *spec.Pod, sc *criv1.LinuxSandboxSecurityContext) error {
 	if err != nil {
 		return err
 	}
-	seccomp, err := seccompProfile(sc.GetSeccomp(), sc.GetSeccompProfilePath())
+	seccomp, err := seccompProfile(sc.GetSeccomp(), sc.GetSeccompProfilePath()) //nolint:staticcheck // deprecated, and all that some clients set
 	if err != nil {
 		return err
 	}

@@ -31,10 +31,10 @@ func security(sc *criv1.LinuxContainerSecurityContext) (spec.Security, error) {
 	if s.GroupsPolicy, err = groupsPolicy(sc.GetSupplementalGroupsPolicy()); err != nil {
 		return s, err
 	}
-	if s.Seccomp, err = seccompProfile(sc.GetSeccomp(), sc.GetSeccompProfilePath()); err != nil {
+	if s.Seccomp, err = seccompProfile(sc.GetSeccomp(), sc.GetSeccompProfilePath()); err != nil { //nolint:staticcheck // deprecated, and all that some clients set
 		return s, err
 	}
-	if s.AppArmor, err = apparmorProfile(sc.GetApparmor(), sc.GetApparmorProfile()); err != nil {
+	if s.AppArmor, err = apparmorProfile(sc.GetApparmor(), sc.GetApparmorProfile()); err != nil { //nolint:staticcheck // deprecated, and all that some clients set
 		return s, err
 	}
 	s.SELinux = selinux(sc.GetSelinuxOptions())

@@ -110,7 +110,7 @@ func floorFiles(dir string, plain io.Reader) error {
 	buf := make([]byte, 256<<10)
 	for {
 		h, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -87,12 +87,12 @@ func judge(specs []spec, allowed string, all bool) (string, error) {
 	var passed, skipped int
 	var bad []string
 	for _, s := range specs {
-		switch {
-		case s.State == "passed":
+		switch s.State {
+		case "passed":
 			if s.LeafNodeType == "It" {
 				passed++
 			}
-		case s.State == "skipped" || s.State == "pending":
+		case "skipped", "pending":
 			skipped++
 			if all && !allow(allowances, s.name()) {
 				bad = append(bad, fmt.Sprintf("%s: %s: %s", s.State, s.name(), s.Failure.Message))

@@ -185,11 +185,11 @@ func (r repository) blob(ctx context.Context, sum v1.Hash, data []byte) error {
 	if err != nil {
 		return err
 	}
-	resp, err := do(req, http.StatusAccepted)
+	header, err := do(req, http.StatusAccepted)
 	if err != nil {
 		return fmt.Errorf("cannot start the upload of %s: %w", sum, err)
 	}
-	to, err := req.URL.Parse(resp.Header.Get("Location"))
+	to, err := req.URL.Parse(header.Get("Location"))
 	if err != nil {
 		return err
 	}
@@ -209,7 +209,8 @@ func (r repository) put(ctx context.Context, to, mediaType string, data []byte) 
 	return err
 }
 
-func do(req *http.Request, want int) (*http.Response, error) {
+// do gives the header of the answer.
+func do(req *http.Request, want int) (http.Header, error) {
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return nil, err
@@ -219,5 +220,5 @@ func do(req *http.Request, want int) (*http.Response, error) {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
 		return nil, fmt.Errorf("%s %s: %s: %s", req.Method, req.URL, resp.Status, body)
 	}
-	return resp, nil
+	return resp.Header, nil
 }

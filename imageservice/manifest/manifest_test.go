@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 
@@ -121,7 +122,7 @@ func FuzzParse(f *testing.F) {
 			descriptors, written = doc.Index.Manifests, doc.Index
 			_, _ = choose(doc.Index, "amd64")
 		} else {
-			descriptors = append(doc.Manifest.Layers, doc.Manifest.Config)
+			descriptors = append(slices.Clone(doc.Manifest.Layers), doc.Manifest.Config)
 		}
 		for _, d := range descriptors {
 			if len(d.Digest) != len(oneDigest) || d.Digest.Validate() != nil || d.Size < 0 {

@@ -34,6 +34,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
@@ -116,7 +117,7 @@ const openTimeout = 10 * time.Second
 // process at a time can have it open.
 func Open(path string) (*DB, error) {
 	b, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: openTimeout, FreelistType: bolt.FreelistMapType})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, errkind.New(errkind.FailedPrecondition, "cannot open %s: another process has it open", path)
 	}
 	if err != nil {

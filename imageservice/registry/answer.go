@@ -113,6 +113,9 @@ var (
 	queryInURL = regexp.MustCompile(`([^\s"?]+)\?[^\s"]+`)
 )
 
+// redacted stands where a secret was.
+const redacted = "[redacted]"
+
 // harmless makes text that a host has influenced fit for an error: one line,
 // short, without secrets.
 func (e *endpoint) harmless(text string) string {
@@ -121,7 +124,7 @@ func (e *endpoint) harmless(text string) string {
 			continue
 		}
 		for _, form := range []string{s, url.QueryEscape(s), url.PathEscape(s)} {
-			text = strings.ReplaceAll(text, form, "[redacted]")
+			text = strings.ReplaceAll(text, form, redacted)
 		}
 	}
 	text = userInURL.ReplaceAllString(text, "//")

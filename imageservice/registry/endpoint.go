@@ -134,7 +134,7 @@ func (e *endpoint) send(client *http.Client, req *http.Request) (*http.Response,
 }
 
 func stallOr(ctx context.Context, err error) error {
-	if err != io.EOF && errors.Is(context.Cause(ctx), errStalled) {
+	if err != io.EOF && errors.Is(context.Cause(ctx), errStalled) { //nolint:errorlint // a wrapped EOF is a failure, not the end
 		return errStalled
 	}
 	return err

@@ -124,7 +124,7 @@ func record(src io.Reader, w io.Writer, contents func(*journal, *tar.Header, io.
 	for {
 		h, err := tr.Next()
 		j.segment(raw.take())
-		if err == io.EOF {
+		if err == io.EOF { //nolint:errorlint // a wrapped EOF is a failure, not the end
 			break
 		}
 		if err != nil {
@@ -191,7 +191,7 @@ func inline(j *journal, raw *rawReader, tr io.Reader) error {
 	for buf := make([]byte, chunkSize); ; {
 		_, err := tr.Read(buf)
 		j.segment(raw.take())
-		if err == io.EOF {
+		if err == io.EOF { //nolint:errorlint // a wrapped EOF is a failure, not the end
 			return j.err
 		}
 		if err = errors.Join(err, j.err); err != nil {

@@ -3,6 +3,7 @@ package unpack
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -57,7 +58,7 @@ func readTar(t *testing.T, b []byte) (headers []*tar.Header, contents [][]byte) 
 	t.Helper()
 	for tr := tar.NewReader(bytes.NewReader(b)); ; {
 		h, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return headers, contents
 		}
 		must(t, err)

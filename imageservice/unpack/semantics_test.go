@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -272,7 +273,7 @@ func TestNames(t *testing.T) {
 	}
 	prefix := block("name", tar.TypeReg, 0)
 	copy(prefix[345:], strings.Repeat("p", 150))
-	tarball := append(makeTar(t, headers[0])[:512], sum(prefix)...)
+	tarball := slices.Concat(makeTar(t, headers[0])[:512], sum(prefix))
 	for _, h := range []tar.Header{
 		{Name: long, Typeflag: tar.TypeReg, Format: tar.FormatGNU},
 		{Name: "pax/" + long, Typeflag: tar.TypeReg, Format: tar.FormatPAX},

@@ -64,7 +64,7 @@ type content struct {
 
 func (c *content) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && err != io.EOF { //nolint:errorlint // a wrapped EOF is a failure, not the end
 		err = c.src.blame(err)
 	}
 	return n, err

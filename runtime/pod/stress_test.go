@@ -297,7 +297,7 @@ func TestStopIsBoundedWhenTheShimHangs(t *testing.T) {
 // An eviction for a full disk must be able to end a pod on that disk.
 func TestAFullDiskDoesNotKeepAPodAlive(t *testing.T) {
 	n := newNode(t, pod.GroupNode)
-	if err := n.Table.Recover(t.Context()); err != nil {
+	if err := n.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	n.Close()

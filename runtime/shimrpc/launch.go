@@ -89,6 +89,7 @@ func start(exe *os.File, cfg LaunchConfig) (*os.Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	//nolint:forbidigo // the shim outlives every context of ours
 	cmd := exec.Command("/proc/self/fd/"+strconv.Itoa(fd), "--socket", cfg.Socket, "--root", cfg.Root)
 	cmd.Args[0] = "berth-shim"
 	cmd.Dir = "/"
