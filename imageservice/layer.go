@@ -111,14 +111,15 @@ func (s *Service) acquire(ctx context.Context, src source) (hold, error) {
 			return hold{}, errors.Join(f.err, s.release(h))
 		case f.err != nil:
 			// Another's failure, perhaps of its registry: try from here.
-			s.release(h)
 		case !f.alone && f.chain != src.chain:
 			// Right only on another stack: this one needs its own copy.
-			s.release(h)
 			key = "chain " + src.chain.String()
 		default:
 			src.report(src.size, StatusDone)
 			return h, nil
+		}
+		if err := s.release(h); err != nil {
+			return hold{}, err
 		}
 	}
 }
