@@ -43,11 +43,11 @@ func (b *Bridge) attach(ctx context.Context, path string, l network.Lease) error
 		return err
 	}
 	fail.Hit("bridge.attach.plugged")
-	b.setAttached(l, path)
 	if len(l.Ports) == 0 {
+		b.setAttached(l, path)
 		return nil
 	}
-	return b.publish()
+	return b.republish(func() { b.setAttached(l, path) })
 }
 
 // setAttached notes where a lease is, also one that came by no Reserve.
@@ -59,7 +59,7 @@ func (b *Bridge) setAttached(l network.Lease, path string) {
 		g = &grant{lease: clone(l)}
 		b.leases[l.PodID] = g
 	}
-	g.attached, g.netns = true, path
+	g.place, g.netns = inKernel, path
 }
 
 // plug makes the veth pair and sets up the pod's end of it.
@@ -199,8 +199,10 @@ func (b *Bridge) setUpPod(l network.Lease) error {
 // nobody is led to a pod that is not there.
 func (b *Bridge) Detach(_ context.Context, l network.Lease, _ string) error {
 	var errs []error
-	if b.setDetached(l.PodID) && len(l.Ports) > 0 {
-		errs = append(errs, b.publish())
+	if len(l.Ports) == 0 {
+		b.setDetached(l.PodID)
+	} else {
+		errs = append(errs, b.republish(func() { b.setDetached(l.PodID) }))
 	}
 	fail.Hit("bridge.detach.unpublished")
 	link, err := b.host.LinkByName(hostLink(l.PodID))
@@ -216,14 +218,10 @@ func (b *Bridge) Detach(_ context.Context, l network.Lease, _ string) error {
 	return nil
 }
 
-// setDetached tells whether the pod was attached, as far as this process knows.
-func (b *Bridge) setDetached(podID string) bool {
+func (b *Bridge) setDetached(podID string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	g := b.leases[podID]
-	if g == nil || !g.attached {
-		return false
+	if g := b.leases[podID]; g != nil {
+		g.place = inMemory
 	}
-	g.attached = false
-	return true
 }

@@ -6,7 +6,9 @@
 // address of each subnet and is every pod's gateway. Of a pod's veth pair the
 // host end is called "bt" and the begin of the pod's id, the pod's end eth0.
 // What is ours in the kernel is known by name or by hanging on our bridge, so
-// Detach needs nothing but the lease and Repair nothing but the leases.
+// Detach needs nothing but the lease and Repair nothing but the leases. Of a
+// restored lease only the kernel knows whether it is attached; it is asked
+// before anything is derived from that, so no verb waits for a Repair.
 //
 // The law: outside of its bridge, its veths and its table the package changes
 // nothing on the host, except ip_forward if the Config says so. The bridge is
@@ -103,10 +105,19 @@ type Bridge struct {
 
 // grant is a lease and what is known of its place in the kernel.
 type grant struct {
-	lease    network.Lease
-	attached bool
-	netns    string // where this process attached it; empty after Restore
+	lease network.Lease
+	place place
+	netns string // where this process attached it; empty after Restore
 }
+
+// place is where a lease is.
+type place int
+
+const (
+	inMemory place = iota // not attached yet, or no longer
+	inKernel              // attached
+	restored              // attached if the kernel has its interface: see locate
+)
 
 var _ network.Network = (*Bridge)(nil)
 
@@ -210,7 +221,7 @@ func (b *Bridge) Restore(l network.Lease) error {
 			return undo(err)
 		}
 	}
-	b.leases[l.PodID] = &grant{lease: l}
+	b.leases[l.PodID] = &grant{lease: l, place: restored}
 	return nil
 }
 
@@ -248,7 +259,7 @@ func (b *Bridge) entries() []portmap.Entry {
 	defer b.mu.Unlock()
 	var out []portmap.Entry
 	for _, g := range b.leases {
-		if !g.attached {
+		if g.place != inKernel {
 			continue
 		}
 		for _, m := range g.lease.Ports {

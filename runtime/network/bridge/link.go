@@ -99,7 +99,7 @@ func (b *Bridge) mtu() int {
 	if b.cfg.MTU != 0 {
 		return b.cfg.MTU
 	}
-	routes, err := b.host.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	routes, err := b.mainRoutes(unix.AF_INET)
 	if err != nil {
 		return ethernet
 	}
@@ -123,7 +123,7 @@ func (b *Bridge) overlap() error {
 		if s.Addr().Is6() {
 			family = unix.AF_INET6
 		}
-		routes, err := b.host.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		routes, err := b.mainRoutes(family)
 		if err != nil {
 			return fmt.Errorf("cannot read the host's routes: %w", err)
 		}
@@ -175,7 +175,7 @@ func (b *Bridge) setAddresses(link netlink.Link) error {
 			return fmt.Errorf("cannot give it address %s: %w", p.gateway, err)
 		}
 	}
-	have, err := b.host.AddrList(link, netlink.FAMILY_ALL)
+	have, err := b.addresses(link)
 	if err != nil {
 		return fmt.Errorf("cannot read its addresses: %w", err)
 	}
@@ -189,9 +189,53 @@ func (b *Bridge) setAddresses(link netlink.Link) error {
 	return nil
 }
 
-// publish writes the table from the leases as they are now.
+// publish writes the table from the leases, whatever it holds.
 func (b *Bridge) publish() error {
 	b.tableMu.Lock()
 	defer b.tableMu.Unlock()
+	if err := b.locate(); err != nil {
+		return err
+	}
 	return b.table.Apply(b.entries())
+}
+
+// republish changes leases and has the table follow. Nobody who holds tableMu
+// sees the one without the other.
+func (b *Bridge) republish(change func()) error {
+	b.tableMu.Lock()
+	defer b.tableMu.Unlock()
+	change()
+	if err := b.locate(); err != nil {
+		return err
+	}
+	return b.table.Update(b.entries())
+}
+
+// locate asks the kernel where the restored leases are.
+func (b *Bridge) locate() error {
+	b.mu.Lock()
+	unknown := make(map[string]place)
+	for id, g := range b.leases {
+		if g.place == restored {
+			unknown[id] = inMemory
+		}
+	}
+	b.mu.Unlock()
+	for id := range unknown {
+		_, err := b.host.LinkByName(hostLink(id))
+		switch {
+		case err == nil:
+			unknown[id] = inKernel
+		case !isNoLink(err):
+			return fmt.Errorf("cannot look at %s: %w", hostLink(id), err)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, found := range unknown {
+		if g := b.leases[id]; g != nil && g.place == restored {
+			g.place = found
+		}
+	}
+	return nil
 }

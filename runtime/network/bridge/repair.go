@@ -44,6 +44,9 @@ func (b *Bridge) Check(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := b.locate(); err != nil {
+		return nil, err
+	}
 	attached := b.attachedByLink()
 	diffs, bridge, err := b.checkBridge()
 	if err != nil {
@@ -54,8 +57,9 @@ func (b *Bridge) Check(ctx context.Context) ([]string, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(attached)) {
 		switch l := links[name]; {
-		case l == nil:
+		case l == nil && b.isLost(attached[name].lease.PodID):
 			diffs = append(diffs, fmt.Sprintf("pod %s is attached but interface %s is missing", attached[name].lease.PodID, name))
+		case l == nil: // it came or went meanwhile
 		case l.Attrs().MasterIndex != bridge:
 			diffs = append(diffs, fmt.Sprintf("interface %s of pod %s is not on bridge %s", name, attached[name].lease.PodID, b.cfg.Name))
 		case l.Attrs().Flags&net.FlagUp == 0:
@@ -63,7 +67,7 @@ func (b *Bridge) Check(ctx context.Context) ([]string, error) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(links)) {
-		if b.isOrphan(links[name], bridge) {
+		if b.isOrphan(links[name], bridge) && b.isThere(name) {
 			diffs = append(diffs, fmt.Sprintf("interface %s on bridge %s belongs to no pod", name, b.cfg.Name))
 		}
 	}
@@ -89,7 +93,7 @@ func (b *Bridge) checkBridge() (diffs []string, index int, err error) {
 	if link.Attrs().Flags&net.FlagUp == 0 {
 		say("is down")
 	}
-	have, err := b.host.AddrList(link, netlink.FAMILY_ALL)
+	have, err := b.addresses(link)
 	if err != nil {
 		return nil, 0, fmt.Errorf("cannot read the addresses of bridge %s: %w", b.cfg.Name, err)
 	}
@@ -107,15 +111,13 @@ func (b *Bridge) checkBridge() (diffs []string, index int, err error) {
 	return diffs, link.Attrs().Index, nil
 }
 
-// Repair implements network.Network. What it finds of a restored lease is
-// taken as attached; the far end of a lost interface is known only of pods that
-// this process attached, and only those are attached again.
+// Repair implements network.Network. The far end of a lost interface is known
+// only of pods that this process attached, and only those are attached again.
 func (b *Bridge) Repair(ctx context.Context) error {
 	links, err := b.veths()
 	if err != nil {
 		return err
 	}
-	b.attachFound(links) // before the table is written, or it would lack their ports
 	b.linkMu.Lock()
 	bridge, err := b.makeLocked(ctx)
 	b.linkMu.Unlock()
@@ -132,8 +134,7 @@ func (b *Bridge) Repair(ctx context.Context) error {
 		}
 		err := b.plug(g.netns, g.lease, bridge)
 		if errkind.Is(err, errkind.NotFound) {
-			b.setDetached(g.lease.PodID)
-			err = b.publish()
+			err = b.republish(func() { b.setDetached(g.lease.PodID) })
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("cannot attach pod %s to bridge %s again: %w", g.lease.PodID, b.cfg.Name, err))
@@ -184,7 +185,7 @@ func (b *Bridge) Teardown() error {
 
 // veths lists the interfaces that may be ours by their name and type.
 func (b *Bridge) veths() (map[string]netlink.Link, error) {
-	all, err := b.host.LinkList()
+	all, err := whole(b.host.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list interfaces: %w", err)
 	}
@@ -213,23 +214,32 @@ func (b *Bridge) isOrphan(l netlink.Link, bridge int) bool {
 	return true
 }
 
+// isLost tells whether an attached lease has no interface. The kernel is asked
+// first: an interface goes after its lease was noted as detached.
+func (b *Bridge) isLost(podID string) bool {
+	if b.isThere(hostLink(podID)) {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	g := b.leases[podID]
+	return g != nil && g.place == inKernel
+}
+
+func (b *Bridge) isThere(name string) bool {
+	_, err := b.host.LinkByName(name)
+	return !isNoLink(err)
+}
+
 // attachedByLink is a copy of the attached leases, by the name of their interface.
 func (b *Bridge) attachedByLink() map[string]grant {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	out := make(map[string]grant)
 	for id, g := range b.leases {
-		if g.attached {
+		if g.place == inKernel {
 			out[hostLink(id)] = *g
 		}
 	}
 	return out
-}
-
-func (b *Bridge) attachFound(links map[string]netlink.Link) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for id, g := range b.leases {
-		g.attached = g.attached || links[hostLink(id)] != nil
-	}
 }

@@ -71,9 +71,10 @@ func compareEntries(a, b Entry) int {
 type Table struct {
 	cfg Config
 
-	mu   sync.Mutex
-	last []Entry        // guarded by mu: what this process applied last
-	conn *nftables.Conn // guarded by mu, owned; nil until needed and after a failure
+	mu    sync.Mutex
+	last  []Entry        // guarded by mu: what this process applied last
+	known bool           // guarded by mu: the table was written with last, and nobody of ours has touched it since
+	conn  *nftables.Conn // guarded by mu, owned; nil until needed and after a failure
 }
 
 // New names a table; it does not touch the kernel.
@@ -92,7 +93,37 @@ func (t *Table) Close() {
 func (t *Table) Apply(entries []Entry) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.applyLocked(slices.SortedFunc(slices.Values(entries), compareEntries))
+}
+
+// Update is Apply for who changed the entries and not the table: it writes
+// only if the entries are others than those of the last Apply that succeeded.
+// A process that has written nothing yet does not know what the one before it
+// left, and writes; a table that is absent is not made for no entries.
+func (t *Table) Update(entries []Entry) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	entries = slices.SortedFunc(slices.Values(entries), compareEntries)
+	if t.known && slices.Equal(entries, t.last) {
+		return nil
+	}
+	if !t.known && len(entries) == 0 {
+		var chains map[string]*nftables.Chain
+		err := t.talkLocked(func(conn *nftables.Conn) (err error) {
+			chains, err = t.present(conn)
+			return err
+		})
+		if err != nil || len(chains) == 0 {
+			return err
+		}
+	}
+	return t.applyLocked(entries)
+}
+
+// applyLocked writes sorted entries. It notes what it wrote when all is done,
+// so that after a failure the next one does all of it again.
+func (t *Table) applyLocked(entries []Entry) error {
+	t.known = false
 	rules, err := t.cfg.rules(entries)
 	if err != nil {
 		return err
@@ -116,15 +147,18 @@ func (t *Table) Apply(entries []Entry) error {
 	if err != nil {
 		return fmt.Errorf("cannot write nftables table %s with %d host ports: %w", t.cfg.Name, len(entries), err)
 	}
-	before := t.last
-	t.last = entries
-	return forgetFlows(before, entries)
+	if err := forgetFlows(t.last, entries); err != nil {
+		return err
+	}
+	t.last, t.known = entries, true
+	return nil
 }
 
 // Remove deletes the table. A table that is absent is success.
 func (t *Table) Remove() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.known = false
 	err := t.talkLocked(func(conn *nftables.Conn) error {
 		conn.DelTable(&nftables.Table{Name: t.cfg.Name, Family: nftables.TableFamilyINet})
 		return conn.Flush()

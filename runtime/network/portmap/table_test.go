@@ -150,6 +150,54 @@ func TestApplyReplacesATableOfAnyContent(t *testing.T) {
 	})
 }
 
+func TestUpdateWritesOnlyWhatChanged(t *testing.T) {
+	t.Parallel()
+	inNamespace(t, func() error {
+		tab := table(t)
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		// A rule that is not ours stays until the table is written.
+		ours := &nftables.Table{Name: "berth-test", Family: nftables.TableFamilyINet}
+		guard := func() int {
+			rules, _ := conn.GetRules(ours, &nftables.Chain{Name: chainGuard, Table: ours}) // none where there is no table
+			return len(rules)
+		}
+		update := func(tab *Table, entries []Entry, writes bool) {
+			t.Helper()
+			before := guard()
+			if before > 0 {
+				conn.AddRule(&nftables.Rule{Table: ours, Chain: &nftables.Chain{Name: chainGuard, Table: ours}})
+				if err := conn.Flush(); err != nil {
+					t.Error(err)
+				}
+				before++
+			}
+			if err := tab.Update(entries); err != nil {
+				t.Error(err)
+			}
+			if wrote := guard() != before; wrote != writes {
+				t.Errorf("Update of %d entries wrote: %v, want %v", len(entries), wrote, writes)
+			}
+		}
+		update(tab, nil, false) // there is no table, and none is needed
+		update(tab, many(2), true)
+		update(tab, many(2), false)
+		update(tab, many(1), true)
+		update(table(t), nil, true) // another process does not know what is there
+		update(tab, nil, true)
+		update(tab, nil, false)
+		bad := many(1)
+		bad[0].Protocol = "icmp"
+		if err := tab.Update(bad); err == nil {
+			t.Error("a bad entry was taken")
+		}
+		update(tab, nil, true) // after a failure nothing is known
+		return tab.Remove()
+	})
+}
+
 func TestRemoveIsIdempotent(t *testing.T) {
 	t.Parallel()
 	inNamespace(t, func() error {
