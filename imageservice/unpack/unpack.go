@@ -61,7 +61,7 @@ type Result struct {
 	Opaque bool // nothing of the layers below shows; overlayfs does not look for this on a root, so who mounts must
 
 	// Lost: not every content of the tar is in a file under its name, as later
-	// entries took names or the entry was no file of the layer.
+	// entries took names. What is no file of the layer is told a Journal instead.
 	Lost bool
 
 	// What only the layers below know; see Settle.
