@@ -224,8 +224,8 @@ func TestEveryKindOfErrorHasItsCode(t *testing.T) {
 		}
 	}
 	for kind := errkind.Unknown; kind <= errkind.PermissionDenied; kind++ {
-		if _, ok := codeOf[kind]; !ok {
-			t.Errorf("kind %d has no code", kind)
+		if code, ok := codeOf[kind]; !ok || code.String() != kind.String() {
+			t.Errorf("kind %s has the code %s", kind, code)
 		}
 	}
 }

@@ -14,7 +14,8 @@ import (
 type Observer interface {
 	// Pulled tells that a pull has ended; equal pulls at a time are one.
 	Pulled(took time.Duration, err error)
-	// Received tells that n more bytes of layers came from a registry.
+	// Received tells that n more bytes of layers, or of blobs that are fetched
+	// again, came from a registry.
 	Received(n int)
 	// Collected tells that garbage was collected: so many layers that nobody
 	// used any more, and the bytes that went with them and with blobs.

@@ -222,7 +222,7 @@ func (s *Service) refetchBlob(ctx context.Context, repo *registry.Repository, ro
 		if part.Digest != d {
 			continue
 		}
-		r, err := repo.Blob(ctx, d, part.Size, 0)
+		r, err := s.observed(repo.Blob(ctx, d, part.Size, 0))
 		if errkind.Is(err, errkind.NotFound) && m == nil {
 			break // an artifact: its id is its manifest's
 		}

@@ -94,7 +94,7 @@ func New(version string) *Metrics {
 		pullTimes: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "berth_image_pull_duration_seconds", Help: "Time that successful pulls of images took.", Buckets: pullBuckets,
 		}),
-		pulledBytes: counter("berth_image_pull_received_bytes_total", "Bytes of layers that came from registries."),
+		pulledBytes: counter("berth_image_pull_received_bytes_total", "Bytes of layers, and of damaged blobs, that came from registries."),
 
 		gcRuns:   counter("berth_image_gc_runs_total", "Collections of layers and blobs that nobody uses any more."),
 		gcLayers: counter("berth_image_gc_removed_layers_total", "Layers that such collections removed."),
