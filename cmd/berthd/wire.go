@@ -95,7 +95,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 
 		Observe: counts.Stepped,
 		Exited:  counts.Exited,
-		Swept:   counts.Swept,
+		Righted: counts.Righted,
 	})
 	if err != nil {
 		closeNetwork()

@@ -41,7 +41,7 @@ type Metrics struct {
 	stepTimes   *prometheus.HistogramVec
 	stepErrors  *prometheus.CounterVec
 	exits       *prometheus.CounterVec
-	swept       *prometheus.CounterVec
+	righted     *prometheus.CounterVec
 	checks      prometheus.Counter
 	problems    *prometheus.GaugeVec
 	pulls       *prometheus.CounterVec
@@ -82,8 +82,8 @@ func New(version string) *Metrics {
 		stepTimes:  times("berth_step_duration_seconds", "Time that the steps of the verbs of pods and containers took.", "verb", "step"),
 		stepErrors: counters("berth_step_errors_total", "Steps that failed and were undone, by kind of error.", "verb", "step", "kind"),
 
-		exits: counters("berth_container_exits_total", "Containers that have ended; OOMKilled are those that the kernel's OOM killer ended.", "reason"),
-		swept: counters("berth_leftovers_removed_total", "Things without a record that the daemon found at its start and removed.", "kind"),
+		exits:   counters("berth_container_exits_total", "Containers that have ended; OOMKilled are those that the kernel's OOM killer ended.", "reason"),
+		righted: counters("berth_self_repairs_total", "Differences between records and machine that the daemon put right by itself: things without a record, ends that nobody told.", "kind"),
 
 		checks: counter("berth_checks_total", "Checks of records against the machine, by berth check."),
 		problems: prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -102,7 +102,7 @@ func New(version string) *Metrics {
 		repaired: counters("berth_image_repairs_total", "Damaged layers and blobs that were fetched again.", "what"),
 	}
 	m.registry.MustRegister(
-		m.calls, m.callTimes, m.stepTimes, m.stepErrors, m.exits, m.swept, m.checks, m.problems,
+		m.calls, m.callTimes, m.stepTimes, m.stepErrors, m.exits, m.righted, m.checks, m.problems,
 		m.pulls, m.pullTimes, m.pulledBytes, m.gcRuns, m.gcLayers, m.gcBytes, m.repaired,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -186,8 +186,8 @@ func (m *Metrics) Exited(e spec.Exit) {
 	m.exits.WithLabelValues(reason).Inc()
 }
 
-// Swept takes the removal of a thing without a record.
-func (m *Metrics) Swept(kind string) { m.swept.WithLabelValues(kind).Inc() }
+// Righted takes a difference between records and machine that is no more.
+func (m *Metrics) Righted(kind string) { m.righted.WithLabelValues(kind).Inc() }
 
 // Checked takes what a check found.
 func (m *Metrics) Checked(found []api.Problem) {

@@ -55,7 +55,7 @@ func busy(n *node) *metrics.Metrics {
 	m.Received(23)
 	m.Collected(2, 50)
 	m.Repaired(2, 1)
-	m.Swept("file")
+	m.Righted("file")
 	for _, e := range []spec.Exit{{}, {Code: 1}, {Code: 137, OOM: true}, {Code: 128, Reason: "StartError"}, {Code: 255, Reason: "Unknown"}} {
 		m.Exited(e)
 	}
@@ -110,10 +110,10 @@ func TestFamilies(t *testing.T) {
 		"berth_image_store_bytes":               "gauge",
 		"berth_image_store_inodes":              "gauge",
 		"berth_images":                          "gauge",
-		"berth_leftovers_removed_total":         "counter",
 		"berth_pods":                            "gauge",
 		"berth_rpc_duration_seconds":            "histogram",
 		"berth_rpcs_total":                      "counter",
+		"berth_self_repairs_total":              "counter",
 		"berth_step_duration_seconds":           "histogram",
 		"berth_step_errors_total":               "counter",
 	}
@@ -165,7 +165,7 @@ func TestValues(t *testing.T) {
 		`berth_image_gc_freed_bytes_total 50`,
 		`berth_image_repairs_total{what="layer"} 2`,
 		`berth_image_repairs_total{what="blob"} 1`,
-		`berth_leftovers_removed_total{kind="file"} 1`,
+		`berth_self_repairs_total{kind="file"} 1`,
 		`berth_container_exits_total{reason="Completed"} 1`,
 		`berth_container_exits_total{reason="Error"} 1`,
 		`berth_container_exits_total{reason="OOMKilled"} 1`,

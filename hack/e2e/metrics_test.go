@@ -248,6 +248,15 @@ func TestMetricsOfContainers(t *testing.T) {
 	}
 	n.becomes(series{`berth_container_exits_total{reason="StartError"}`: 1})
 
+	if err := n.Conn().Invoke(t.Context(), "/runtime.v1.RuntimeService/NoSuchMethod", &criv1.StatusRequest{}, &criv1.StatusResponse{}); err == nil {
+		t.Error("a method that is not there was called")
+	}
+	for name := range n.scrape() {
+		if strings.Contains(name, "NoSuchMethod") {
+			t.Errorf("callers can make series: %s", name)
+		}
+	}
+
 	if n.get("tcp", address, "/metrics") == "" {
 		t.Error("no metrics at the address")
 	}
@@ -284,5 +293,5 @@ func TestMetricsOfDamage(t *testing.T) {
 	if err := n.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	n.becomes(series{`berth_leftovers_removed_total{kind="file"}`: 1})
+	n.becomes(series{`berth_self_repairs_total{kind="file"}`: 1})
 }

@@ -97,7 +97,12 @@ func (t *Table) nudge(id string) {
 		}
 		c.op.Lock()
 		defer c.op.Unlock()
-		t.settle(ctx, c)
+		if closed(c.exited) {
+			return // it was told meanwhile
+		}
+		if t.settle(ctx, c); closed(c.exited) {
+			t.righted("process")
+		}
 	})
 }
 

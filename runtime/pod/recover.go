@@ -286,8 +286,13 @@ func (t *Table) swept(ctx context.Context, kind, object string, err error) {
 		klog.FromContext(ctx).Error(err, "Cannot remove what has no record", "kind", kind, "object", object)
 		return
 	}
-	if t.cfg.Swept != nil {
-		t.cfg.Swept(kind)
+	t.righted(kind)
+}
+
+// righted tells that a difference from the records was put right.
+func (t *Table) righted(kind string) {
+	if t.cfg.Righted != nil {
+		t.cfg.Righted(kind)
 	}
 }
 

@@ -432,6 +432,14 @@ func TestBrokenRecords(t *testing.T) {
 // that of a pod's init.
 func TestRepairFindsWhatNoEventTold(t *testing.T) {
 	n := newNode(t, pod.GroupNode)
+	var righted atomic.Int32
+	n.cfg.Righted = func(kind string) {
+		if kind == "process" {
+			righted.Add(1)
+		}
+	}
+	n.Close()
+	n.boot(t)
 	_, id := n.up(t, "repair", "/bin/sleep", "600")
 	cfg := podConfig("init")
 	cfg.Namespaces.PID = spec.ModePod
@@ -465,6 +473,7 @@ func TestRepairFindsWhatNoEventTold(t *testing.T) {
 	}
 	n.Repair()
 	eventually(t, "the exit", func() bool { return listed() == pod.StateExited })
+	eventually(t, "the tale of it", func() bool { return righted.Load() == 1 })
 	eventually(t, "the stop", func() bool { return !n.Pods(pod.ViewAll, pod.PodFilter{ID: podID})[0].Ready })
 	n.Close()
 	n.boot(t)

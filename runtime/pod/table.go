@@ -47,9 +47,10 @@ type Config struct {
 	Observe func(verb, step string, took time.Duration, err error)
 	// Exited, if set, is told of every exit of a container once it is published.
 	Exited func(spec.Exit)
-	// Swept, if set, is told of each thing that had no record and was removed,
-	// by its kind as Problem has it.
-	Swept func(kind string)
+	// Righted, if set, is told of each difference between the records and the
+	// machine that was found and put right without a client's asking: things
+	// without a record, ends that nobody told. Its kind is as in Problem.
+	Righted func(kind string)
 }
 
 // Table holds all pods of the node. Its methods may be called concurrently.
