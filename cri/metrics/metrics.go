@@ -8,10 +8,10 @@
 // Law. A family's name, help and labels are in this package, its registry is
 // its own, and the test knows every family. No label has a value that a
 // stranger can make many of: methods, verbs, steps, kinds, codes and states
-// are words of ours. The one exception are the layers under way, which are
-// labelled with the image and the digest: at any time there are at most as
-// many as may be fetched at a time, a reference has a longest length, and the
-// series end with the layer.
+// are words of ours. The one exception are the layers being fetched, which are
+// labelled with the image and the digest: there are hardly more of them than
+// may be fetched at a time, a reference has a longest length, and the series
+// end with the layer, or with its pull.
 package metrics
 
 import (
