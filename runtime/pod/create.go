@@ -2,7 +2,6 @@ package pod
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -93,8 +92,12 @@ func (t *Table) create(ctx context.Context, c *container) {
 			t.setExited(ctx, c, exit)
 		}
 	}
+	if err == nil {
+		t.tellContainer(ctx, TurnCreated, c)
+	}
 	close(c.made)
 	t.publish()
+	c.quiet.drop()
 	close(c.told)
 	t.armRepairs()
 	if err == nil {
@@ -136,6 +139,7 @@ func (t *Table) createPlan(c *container) steps.Plan {
 		{Name: "rootfs", Do: func(ctx context.Context) error { return t.cfg.Images.Mount(ctx, c.id, t.rootfs(c.id), t.userns(c.pod)) }, Undo: func(context.Context) error { return mount.Unmount(t.rootfs(c.id)) }},
 		{Name: "images", Do: func(ctx context.Context) error { return t.mountImageVolumes(ctx, c) }, Undo: func(ctx context.Context) error { return t.undoImageVolumes(ctx, c) }},
 		{Name: "spec", Do: func(ctx context.Context) error { return t.writeSpec(ctx, c) }, Undo: func(context.Context) error { return os.RemoveAll(t.volumeDir(c.id)) }},
+		{Name: "hook", Do: func(ctx context.Context) error { return t.adjustSpec(ctx, c) }, Undo: func(ctx context.Context) error { t.tellContainer(ctx, TurnRemove, c); return nil }},
 		{Name: "shim", Do: func(ctx context.Context) error { return t.createInShim(ctx, c) }, Undo: func(ctx context.Context) error { return t.deleteFromShim(ctx, c.pod, c.id) }},
 		{Name: "commit", Do: func(context.Context) error {
 			return t.setContainer(c, func(r *containerRecord) { r.Phase = phaseCreated })
@@ -243,11 +247,7 @@ func (t *Table) writeSpec(ctx context.Context, c *container) error {
 	if err := t.cfg.CDI.Inject(oci, c.record().Config.CDIDevices); err != nil {
 		return err
 	}
-	b, err := json.Marshal(oci)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(t.bundle(c.id), "config.json"), b, 0o600)
+	return t.putSpec(c.id, oci)
 }
 
 func (t *Table) createInShim(ctx context.Context, c *container) error {

@@ -45,7 +45,9 @@ func (t *Table) publishExit(ctx context.Context, c *container, e shimrpc.Exited)
 	if !e.Known {
 		exit.Reason, exit.Message = "Unknown", "the process ended while nobody could read its exit status"
 	}
+	c.quiet.take(t.cfg.Hooks)
 	t.setExited(ctx, c, exit)
+	c.quiet.drop()
 	t.emit(EventStopped, c.id, c.pod)
 	if err := t.freeExited(ctx, c); err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot free what an exited container used; its removal will try again", "container", c.id)

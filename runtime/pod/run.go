@@ -76,6 +76,7 @@ func (t *Table) run(ctx context.Context, p *Pod) {
 	}
 	close(p.made)
 	t.publish()
+	p.quiet.drop()
 	close(p.told)
 	t.armRepairs()
 	if err == nil {
@@ -115,6 +116,10 @@ func (t *Table) runPlan(p *Pod) steps.Plan {
 		{Name: "network", Do: func(ctx context.Context) error { return t.attach(ctx, p) }, Undo: func(ctx context.Context) error { return t.detach(ctx, p) }},
 		{Name: "shim", Do: func(ctx context.Context) error { return t.shims.ensure(ctx, t.shims.key(p)) }, Undo: func(ctx context.Context) error { return t.shims.release(ctx, p) }},
 		{Name: "init", Do: func(ctx context.Context) error { return t.startInit(ctx, p) }, Undo: func(ctx context.Context) error { return t.stopInit(ctx, p) }},
+		{Name: "hook", Do: func(ctx context.Context) error {
+			p.quiet.take(t.cfg.Hooks)
+			return t.askPod(ctx, TurnRun, t.podStatus(p))
+		}, Undo: func(ctx context.Context) error { t.tellPod(ctx, TurnRemove, p); return nil }},
 		{Name: "commit", Do: func(context.Context) error { return t.setPod(p, func(r *podRecord) { r.Phase = phaseReady }) }},
 	}}
 }

@@ -40,6 +40,8 @@ func (t *Table) start(ctx context.Context, c *container) error {
 		err := errkind.New(errkind.InvalidArgument, "cannot start container %s: %s", c.id, why)
 		return errors.Join(err, t.failStart(ctx, c, err))
 	}
+	c.quiet.take(t.cfg.Hooks)
+	defer c.quiet.drop()
 	return t.startLocked(ctx, c)
 }
 
@@ -48,6 +50,7 @@ func (t *Table) startLocked(ctx context.Context, c *container) error {
 	_, err := t.startPlan(c).Run(ctx)
 	if err == nil {
 		t.emit(EventStarted, c.id, c.pod)
+		t.tellContainer(ctx, TurnStarted, c)
 		return nil
 	}
 	err = fmt.Errorf("cannot start container %s: %w", c.id, err)
@@ -71,6 +74,7 @@ func (t *Table) startPlan(c *container) steps.Plan {
 			kills := t.neighbourhoodKills(c)
 			return t.setContainer(c, func(r *containerRecord) { r.Phase, r.OOMBefore = phaseStarting, kills })
 		}},
+		{Name: "hook", Do: func(ctx context.Context) error { return t.askContainer(ctx, TurnStart, c) }},
 		{Name: "exec", Do: func(ctx context.Context) error { return t.exec(ctx, c) }},
 		{Name: "commit", Do: func(context.Context) error {
 			return t.setContainer(c, func(r *containerRecord) { r.Phase, r.StartedAt = phaseRunning, latest(time.Now(), r.CreatedAt) })
@@ -111,6 +115,7 @@ func (t *Table) removeContainer(ctx context.Context, c *container) error {
 	if gone {
 		return nil
 	}
+	defer c.quiet.drop()
 	if _, err := t.removeContainerPlan(c).Run(ctx); err != nil {
 		return fmt.Errorf("cannot remove container %s: %w", c.id, err)
 	}
@@ -123,6 +128,11 @@ func (t *Table) removeContainer(ctx context.Context, c *container) error {
 // removeContainerPlan is the table of RemoveContainer; the row goes last.
 func (t *Table) removeContainerPlan(c *container) steps.Plan {
 	return steps.Plan{Verb: "container.remove", Observe: t.cfg.Observe, Steps: []steps.Step{
+		{Name: "hook", Do: func(ctx context.Context) error {
+			c.quiet.take(t.cfg.Hooks)
+			t.tellContainer(ctx, TurnRemove, c)
+			return nil
+		}},
 		{Name: "shim", Do: func(ctx context.Context) error { return t.deleteFromShim(ctx, c.pod, c.id) }},
 		{Name: "rootfs", Do: func(context.Context) error { return t.unmountRoot(c) }},
 		{Name: "bundle", Do: func(context.Context) error { return t.removeBundle(c) }},

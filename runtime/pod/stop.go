@@ -64,6 +64,7 @@ func (t *Table) stopPlan(p *Pod) steps.Plan {
 			return nil
 		}},
 		{Name: "containers", Do: func(ctx context.Context) error { return t.killContainers(ctx, p) }},
+		{Name: "hook", Do: func(ctx context.Context) error { t.tellStop(ctx, p); return nil }},
 		{Name: "init", Do: func(ctx context.Context) error { return t.stopInit(ctx, p) }},
 		{Name: "network", Do: func(ctx context.Context) error { return t.detach(ctx, p) }},
 		{Name: "lease", Do: func(context.Context) error { t.releasePod(p); return nil }},
@@ -124,6 +125,7 @@ func (t *Table) removePod(ctx context.Context, p *Pod) error {
 	if err := t.stopPodLocked(ctx, p); err != nil {
 		return err
 	}
+	defer p.quiet.drop()
 	if _, err := t.removePlan(p).Run(ctx); err != nil {
 		return fmt.Errorf("cannot remove pod %s: %w", p.id, err)
 	}
@@ -138,6 +140,11 @@ func (t *Table) removePod(ctx context.Context, p *Pod) error {
 func (t *Table) removePlan(p *Pod) steps.Plan {
 	return steps.Plan{Verb: "pod.remove", Observe: t.cfg.Observe, Steps: []steps.Step{
 		{Name: "containers", Do: func(ctx context.Context) error { return t.removeContainers(ctx, p) }},
+		{Name: "hook", Do: func(ctx context.Context) error {
+			p.quiet.take(t.cfg.Hooks)
+			t.tellPod(ctx, TurnRemove, p)
+			return nil
+		}},
 		{Name: "shim", Do: func(ctx context.Context) error { return t.shims.release(ctx, p) }},
 		{Name: "directory", Do: func(context.Context) error { return t.removePodDir(p) }},
 		{Name: "logs", Do: func(context.Context) error { return t.removeOwnLogs(p) }},

@@ -43,6 +43,8 @@ type Config struct {
 	Handlers map[string]spec.Handler
 	CDI      cdi.Dirs // where the devices of CDI are specified
 	AppArmor string   // profile of containers that ask for no other; empty: none
+	// Hooks, if set, are asked and told of the turns of pods' lives.
+	Hooks Hooks
 	// Observe, if set, is told of every step of every verb.
 	Observe func(verb, step string, took time.Duration, err error)
 	// Exited, if set, is told of every exit of a container once it is published.
@@ -98,6 +100,8 @@ type Pod struct {
 	made  chan struct{} // closed when Run has ended
 	told  chan struct{} // closed when the snapshot shows it: only then does a caller hear
 	err   error         // of Run; valid once made is closed
+	quiet hold          // of the one goroutine that makes or removes the pod
+	turn  Turn          // the last one told, of whoever holds verbs
 
 	writing sync.Mutex // one writer of the row at a time; taken before mu
 
@@ -109,12 +113,14 @@ type Pod struct {
 
 // container is one container of a Pod.
 type container struct {
-	id   string
-	pod  *Pod
-	made chan struct{} // closed when Create has ended
-	told chan struct{} // closed when the snapshot shows it
-	err  error         // of Create; valid once made is closed
-	op   sync.Mutex    // orders start, exit, update and removal
+	id    string
+	pod   *Pod
+	made  chan struct{} // closed when Create has ended
+	told  chan struct{} // closed when the snapshot shows it
+	err   error         // of Create; valid once made is closed
+	op    sync.Mutex    // orders start, exit, update and removal
+	quiet hold          // guarded by op
+	turn  Turn          // guarded by op; the last one told
 
 	exitOnce sync.Once
 	exited   chan struct{} // closed when the exit is published
@@ -398,6 +404,7 @@ func (t *Table) setContainer(c *container, change func(*containerRecord)) error 
 // setExited records and publishes that a container has ended; like sinkPod, it
 // does so whatever the disk says.
 func (t *Table) setExited(ctx context.Context, c *container, exit *spec.Exit) {
+	before := c.record().Phase
 	change := func(r *containerRecord) {
 		exit.At = latest(exit.At, r.CreatedAt, r.StartedAt)
 		r.Phase, r.Exit = phaseExited, exit
@@ -408,6 +415,9 @@ func (t *Table) setExited(ctx context.Context, c *container, exit *spec.Exit) {
 		change(&c.rec)
 		c.mu.Unlock()
 		t.publish()
+	}
+	if before == phaseStarting || before == phaseRunning {
+		t.tellContainer(ctx, TurnStop, c)
 	}
 	c.markExited()
 	if t.cfg.Exited != nil {

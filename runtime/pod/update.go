@@ -23,13 +23,25 @@ func (t *Table) UpdatePod(ctx context.Context, v View, id string, overhead, reso
 	if err != nil {
 		return err
 	}
-	return t.detached(ctx, func(context.Context) error {
+	return t.detached(ctx, func(ctx context.Context) error {
 		p.verbs.RLock()
 		defer p.verbs.RUnlock()
 		if p.phase() != phaseReady {
 			return fmt.Errorf("cannot update the resources of a pod: %w", notReady(p))
 		}
-		return t.setPod(p, func(r *podRecord) { r.Config.Overhead, r.Config.Resources = overhead, resources })
+		var quiet hold
+		quiet.take(t.cfg.Hooks)
+		defer quiet.drop()
+		asked := t.podStatus(p)
+		asked.Overhead, asked.Resources = overhead, resources
+		if err := t.askPod(ctx, TurnUpdate, asked); err != nil {
+			return fmt.Errorf("cannot update the resources of pod %s: %w", p.id, err)
+		}
+		if err := t.setPod(p, func(r *podRecord) { r.Config.Overhead, r.Config.Resources = overhead, resources }); err != nil {
+			return err
+		}
+		logged(ctx, "A hook failed after an update", t.askPod(ctx, TurnUpdated, t.podStatus(p)))
+		return nil
 	})
 }
 
@@ -63,10 +75,41 @@ func (t *Table) Update(ctx context.Context, v View, id string, r spec.Resources)
 func (t *Table) update(ctx context.Context, c *container, r spec.Resources) error {
 	c.op.Lock()
 	defer c.op.Unlock()
-	rec := c.record()
-	if rec.Phase != phaseRunning && rec.Phase != phaseCreated {
-		return errkind.New(errkind.FailedPrecondition, "cannot update container %s: it is %s", c.id, rec.Phase)
+	if t.cfg.Hooks == nil {
+		return t.setLimits(ctx, c, r)
 	}
+	if err := c.updatable(); err != nil {
+		return err
+	}
+	c.quiet.take(t.cfg.Hooks)
+	defer c.quiet.drop()
+	r, err := t.cfg.Hooks.Limit(ctx, t.podStatus(c.pod), t.containerStatus(c), r)
+	if err == nil {
+		err = checkResources(r)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot update container %s: %w", c.id, err)
+	}
+	if err := t.setLimits(ctx, c, r); err != nil {
+		return err
+	}
+	t.tellContainer(ctx, TurnUpdated, c)
+	return nil
+}
+
+func (c *container) updatable() error {
+	if ph := c.record().Phase; ph != phaseRunning && ph != phaseCreated {
+		return errkind.New(errkind.FailedPrecondition, "cannot update container %s: it is %s", c.id, ph)
+	}
+	return nil
+}
+
+// setLimits does an update; the caller holds c.op.
+func (t *Table) setLimits(ctx context.Context, c *container, r spec.Resources) error {
+	if err := c.updatable(); err != nil {
+		return err
+	}
+	rec := c.record()
 	merged := mergeResources(rec.Resources, r)
 	if rec.StartError != "" { // there is nothing to limit
 		return t.setContainer(c, func(rec *containerRecord) { rec.Resources = merged })

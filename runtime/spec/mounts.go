@@ -62,10 +62,15 @@ func allMounts(in Input) ([]specs.Mount, error) {
 			out = append(out, m)
 		}
 	}
-	slices.SortStableFunc(out, func(a, b specs.Mount) int {
+	sortMounts(out)
+	return out, nil
+}
+
+// sortMounts orders by depth; equals keep their order.
+func sortMounts(mounts []specs.Mount) {
+	slices.SortStableFunc(mounts, func(a, b specs.Mount) int {
 		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
 	})
-	return out, nil
 }
 
 // rootfsPropagation is the propagation of the container's root: a mount in it
