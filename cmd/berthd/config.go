@@ -35,6 +35,7 @@ type config struct {
 	Metrics metricsConfig `toml:"metrics" comment:"What Prometheus reads."`
 	Debug   debugConfig   `toml:"debug" comment:"What whoever looks for a defect reads."`
 
+	NRI      nriConfig                `toml:"nri" comment:"Plugins of the Node Resource Interface."`
 	CDI      cdiConfig                `toml:"cdi" comment:"Devices of the Container Device Interface."`
 	Handlers map[string]handlerConfig `toml:"handlers" comment:"Runtime handlers: a RuntimeClass of Kubernetes names one. Each [handlers.NAME]\nis one more; this one is always there."`
 }
@@ -107,6 +108,7 @@ func defaultConfig() config {
 		Stream: streamConfig{Address: "127.0.0.1:0"},
 		Debug:  debugConfig{Socket: true},
 
+		NRI:            defaultNRI(),
 		CDI:            cdiConfig{Dirs: []string{"/etc/cdi", "/var/run/cdi"}},
 		DefaultHandler: builtinHandler,
 		Handlers:       map[string]handlerConfig{builtinHandler: {Rlimits: []rlimit{}, PodAnnotations: []string{}, ContainerAnnotations: []string{}}},
@@ -160,6 +162,9 @@ func (c *config) validate() error {
 		if _, err := netip.ParseAddrPort(at); err != nil {
 			return bad("metrics.address", "%q is neither an address and a port, such as 127.0.0.1:9440, nor the absolute path of a socket", at)
 		}
+	}
+	if key, why := c.NRI.wrong(); why != "" {
+		return bad("nri."+key, "%s", why)
 	}
 	if key, why := c.wrongHandler(); why != "" {
 		return bad(key, "%s", why)

@@ -49,6 +49,9 @@ func serve(ctx context.Context, cfg config) (err error) {
 	if err := d.pods.Recover(ctx); err != nil {
 		return err
 	}
+	if err := d.plugins.start(d.pods); err != nil {
+		return err
+	}
 
 	servers := map[string]*grpc.Server{berthSocket: d.berthServer(), kubeletSocket: d.kubeletServer()}
 	failed := make(chan error, len(servers)+3)

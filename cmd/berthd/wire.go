@@ -33,6 +33,7 @@ type daemon struct {
 	all     *cri.Server // the view of berth.sock
 	kubelet *cri.Server // the view of kubelet.sock
 	admin   *admin.Server
+	plugins plugins        // of NRI; started once the pods are recovered
 	streams *stream.Server // what the URLs of both views lead to
 	metrics *metrics.Metrics
 	close   func() error // ends the daemon's part; containers and shims go on
@@ -72,6 +73,11 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 	if err != nil {
 		return nil, errors.Join(err, images.Close())
 	}
+	hooks, err := buildPlugins(ctx, cfg)
+	if err != nil {
+		closeNetwork()
+		return nil, errors.Join(err, images.Close())
+	}
 	pods, err := pod.New(pod.Config{
 		Root:          cfg.Root,
 		State:         cfg.State,
@@ -92,6 +98,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		Handlers: cfg.handlers(),
 		CDI:      cfg.CDI.Dirs,
 		AppArmor: defaultAppArmor(ctx),
+		Hooks:    hooks.forPods(),
 
 		Observe: counts.Stepped,
 		Exited:  counts.Exited,
@@ -131,10 +138,12 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		// Pods first: what they do uses the others.
 		close: func() error {
 			pods.Close()
+			hooks.stop()
 			closeNetwork()
 			return images.Close()
 		},
 		pods:    pods,
+		plugins: hooks,
 		streams: streams,
 		metrics: counts,
 		all:     view(pod.ViewAll),

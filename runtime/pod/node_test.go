@@ -13,10 +13,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/nri/pkg/api"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 
 	"github.com/berth-runtime/berth/runtime/network"
+	"github.com/berth-runtime/berth/runtime/nri"
 	"github.com/berth-runtime/berth/runtime/pod"
 	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/state"
@@ -44,6 +47,10 @@ var binaries = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if os.Getenv(api.PluginNameEnvVar) != "" { // started by NRI from a plugin directory
+		os.Exit(beAPlugin())
+	}
+	nri.LogTo(klog.Background())
 	code := m.Run()
 	if os.Geteuid() == 0 {
 		if dir, _ := binaries(); dir != "" {
