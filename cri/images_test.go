@@ -426,7 +426,7 @@ func TestPullFailures(t *testing.T) {
 		if r.GetImageRef() != "" || !strings.HasPrefix(text, tt.prefix) || tt.prefix != "" && !strings.Contains(text, ref) {
 			t.Errorf("a pull from %s: %v, %q", tt.url, r, text)
 		}
-		if tt.code == codes.NotFound && strings.Count(text, "404") > 1 {
+		if tt.code == codes.NotFound && strings.Count(text, "404 Not Found") > 1 {
 			t.Errorf("one answer is told twice: %s", text)
 		}
 	}
