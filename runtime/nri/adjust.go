@@ -12,6 +12,7 @@ import (
 	"github.com/berth-runtime/berth/runtime/cdi"
 	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/sys/cgroup"
+	"github.com/berth-runtime/berth/runtime/sys/device"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
@@ -22,6 +23,9 @@ func adjust(oci *specs.Spec, a *api.ContainerAdjustment, devices cdi.Dirs) error
 		return nil
 	}
 	if err := doable(a.GetLinux()); err != nil {
+		return err
+	}
+	if err := bindable(oci, a.GetLinux().GetDevices()); err != nil {
 		return err
 	}
 	var names []string
@@ -67,6 +71,25 @@ func doable(l *api.LinuxContainerAdjustment) error {
 		return refuse("Intel RDT", "berth does not manage")
 	}
 	return classes(l.GetResources())
+}
+
+// bindable refuses a device for a user namespace, where nobody can make a node,
+// unless the host has it under the same path: libcontainer binds what is there.
+func bindable(oci *specs.Spec, devices []*api.LinuxDevice) error {
+	if !slices.ContainsFunc(oci.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.UserNamespace }) {
+		return nil
+	}
+	for _, d := range devices {
+		if _, gone := d.IsMarkedForRemoval(); gone {
+			continue
+		}
+		node, err := device.Stat(d.GetPath())
+		if err != nil || node.Type != d.GetType() || node.Major != d.GetMajor() || node.Minor != d.GetMinor() {
+			return errkind.New(errkind.InvalidArgument, "in a user namespace device %s must be what the host has at that path, and it is not %s %d:%d there",
+				d.GetPath(), d.GetType(), d.GetMajor(), d.GetMinor())
+		}
+	}
+	return nil
 }
 
 // asksRDT looks into r, which the library always makes.

@@ -100,6 +100,50 @@ func TestNRIAdjustmentsThatCannotBe(t *testing.T) {
 	}
 }
 
+// In a user namespace a node cannot be made, only the host's of the same path
+// be bound: any other device of that name would be the wrong one.
+func TestNRIDeviceInAUserNamespace(t *testing.T) {
+	n := newPluggedNode(t, nil)
+	host, number := hostDevice(t)
+	var major, minor int64
+	if _, err := fmt.Sscanf(number, "%x:%x", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	at := host
+	n.plug(t, &plugin{adjust: func(*api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate) {
+		a := &api.ContainerAdjustment{}
+		a.AddDevice(&api.LinuxDevice{Path: at, Type: "c", Major: major, Minor: minor})
+		return a, nil
+	}})
+	podID, id := n.start(t, "mapped", inUserns)
+	n.wantSh(t, id, "stat -c %t:%T "+host, number)
+	for _, at = range []string{"/dev/null", "/dev/nosuch"} {
+		c := containerConfig("other", "/bin/sleep", "1")
+		inUserns(&spec.Pod{}, &c)
+		if _, err := n.Create(t.Context(), pod.ViewAll, podID, c); err == nil || !strings.Contains(err.Error(), at+" must be what the host has") {
+			t.Errorf("got %v, want the device refused", err)
+		}
+	}
+}
+
+// Limits of others may come with the answer to a create, and are set after it.
+func TestNRIAnswersWithLimitsOfOthers(t *testing.T) {
+	n := newPluggedNode(t, nil)
+	podID, first := n.up(t, "others", "/bin/sleep", "600")
+	n.plug(t, &plugin{adjust: func(*api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate) {
+		u := &api.ContainerUpdate{}
+		u.SetContainerId(first)
+		u.SetLinuxMemoryLimit(40 << 20)
+		return nil, []*api.ContainerUpdate{u}
+	}})
+	n.second(t, podID, "second", func(*spec.Container) {})
+	for end := time.Now().Add(20 * time.Second); n.limits(t, first)["memory"] != fmt.Sprint(40<<20); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the limits of the first are %v", n.limits(t, first))
+		}
+	}
+}
+
 func TestNRIUpdates(t *testing.T) {
 	n := newPluggedNode(t, nil)
 	p := n.plug(t, &plugin{limit: func(c *api.Container, r *api.LinuxResources) []*api.ContainerUpdate {
