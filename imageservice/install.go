@@ -9,6 +9,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -54,28 +55,42 @@ func (s *Service) install(ctx context.Context, b bundle) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	fresh, err := s.settleAll(ctx, holds)
-	if err != nil {
-		return Image{}, err
-	}
 	if whole {
 		if err := verbPull.step("keep", func() error { return s.keepBlobs(ctx, b.layers) }); err != nil {
 			return Image{}, err
 		}
 	}
-	if fresh {
-		// Before the sync, which would write to disk what is of no use any more.
-		err := verbPull.step("drop-parts", func() error {
-			return errors.Join(s.dropParts(b.layers), s.blobs.AbandonBefore(time.Now().Add(-partAge)))
-		})
-		if err != nil {
-			return Image{}, err
-		}
-		if err := verbPull.step("sync", func() error { return unix.Syncfs(int(s.dir.Fd())) }); err != nil {
-			return Image{}, fmt.Errorf("cannot make layers durable: %w", err)
-		}
+	if err := s.completeAll(ctx, b.layers, holds); err != nil {
+		return Image{}, err
 	}
 	return s.commit(row, config, b, holds)
+}
+
+// completeAll completes the layers that are new and makes them durable.
+func (s *Service) completeAll(ctx context.Context, layers []source, holds []hold) error {
+	if !slices.ContainsFunc(holds, func(h hold) bool { return h.flight != nil }) {
+		return nil
+	}
+	// Before anything is synced, which would write to disk what is of no use any more.
+	err := verbPull.step("drop-parts", func() error {
+		return errors.Join(s.dropParts(layers), s.blobs.AbandonBefore(time.Now().Add(-partAge)))
+	})
+	if err != nil {
+		return err
+	}
+	// What is there is written to disk while the rest is made, to leave little
+	// to the sync that counts.
+	var early sync.WaitGroup
+	early.Go(func() { _ = unix.Syncfs(int(s.dir.Fd())) })
+	err = s.settleAll(ctx, holds)
+	early.Wait()
+	if err != nil {
+		return err
+	}
+	if err := verbPull.step("sync", func() error { return unix.Syncfs(int(s.dir.Fd())) }); err != nil {
+		return fmt.Errorf("cannot make layers durable: %w", err)
+	}
+	return nil
 }
 
 // acquireAll gives the holds of all layers, or of those that came before one
@@ -104,14 +119,13 @@ func (s *Service) acquireAll(ctx context.Context, layers []source) ([]hold, erro
 	return kept, err
 }
 
-// settleAll completes the layers from the bottom up and tells whether any is new.
-func (s *Service) settleAll(ctx context.Context, holds []hold) (fresh bool, err error) {
+// settleAll completes the layers from the bottom up.
+func (s *Service) settleAll(ctx context.Context, holds []hold) error {
 	var lowers []string // topmost first
 	for _, h := range holds {
 		if h.flight != nil {
-			fresh = true
 			if err := verbPull.step("settle", func() error { return s.settle(ctx, h.flight, lowers) }); err != nil {
-				return fresh, err
+				return err
 			}
 		}
 		if h.opaque() {
@@ -119,7 +133,7 @@ func (s *Service) settleAll(ctx context.Context, holds []hold) (fresh bool, err 
 		}
 		lowers = append([]string{s.layerFS(h.seq())}, lowers...)
 	}
-	return fresh, nil
+	return nil
 }
 
 // putBlobs stores blobs and writes them into row. They and what row names

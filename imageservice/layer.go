@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/berth-runtime/berth/imageservice/ahead"
 	"github.com/berth-runtime/berth/imageservice/inflate"
 	"github.com/berth-runtime/berth/imageservice/inventory"
 	"github.com/berth-runtime/berth/imageservice/manifest"
@@ -292,15 +293,19 @@ func (s *Service) unpackInTurn(ctx context.Context, stream io.Reader, dir string
 }
 
 // unpackVerified unpacks stream into dir and fails with DataLoss if the blob
-// or the tar in it is not what src says.
+// or the tar in it is not what src says. Three stages work side by side, so
+// that one large layer keeps more than one CPU busy: fetching with the blob's
+// sum, decompression with the tar's, and unpacking.
 func unpackVerified(ctx context.Context, stream io.Reader, dir string, src source, pad int64, rec *tarsplit.Recorder) (unpack.Result, error) {
 	blob := &meter{ctx: ctx, r: stream, hash: sha256.New(), report: func(n int64) { src.report(n, StatusDownloading) }}
-	r, diffID, err := unpackStream(ctx, blob, dir, src, pad, rec)
+	packed := ahead.NewReader(blob)
+	defer func() { _ = packed.Close() }()
+	r, diffID, err := unpackStream(ctx, packed, dir, src, pad, rec)
 	if err != nil && !errkind.Is(err, errkind.InvalidArgument) {
 		return r, err
 	}
 	// A tar that makes no sense is most often a blob that is not the one asked for.
-	if _, drainErr := io.Copy(io.Discard, blob); drainErr != nil {
+	if _, drainErr := io.Copy(io.Discard, packed); drainErr != nil {
 		return r, drainErr
 	}
 	if got := digest.NewDigest(digest.SHA256, blob.hash); src.blob != "" && got != src.blob {
@@ -327,7 +332,9 @@ func unpackStream(ctx context.Context, blob io.Reader, dir string, src source, p
 	if src.part == nil { // which has no diff ID to be held to
 		tar.hash = sha256.New()
 	}
-	r, err := unpack.Recorded(ctx, tar, dir, limits, rec)
+	plainAhead := ahead.NewReader(tar)
+	r, err := unpack.Recorded(ctx, plainAhead, dir, limits, rec)
+	_ = plainAhead.Close() // before what it reads is closed
 	if err != nil {
 		return unpack.Result{}, "", err
 	}

@@ -1,0 +1,108 @@
+// Package ahead lets the stages of a stream run side by side: what one stage
+// gives is read by a goroutine of its own while the next stage works.
+//
+// The law: bytes and the error after them come in order and unchanged, memory
+// is bounded, and after Close nothing reads the source any more.
+package ahead
+
+import (
+	"io"
+	"sync"
+)
+
+// As few large pieces as keep both sides busy: each one wakes a goroutine, and
+// four layers of a pull have two such readers each.
+const (
+	pieces    = 3
+	pieceSize = 128 << 10
+)
+
+// Reader gives the bytes of a source, which it reads ahead.
+type Reader struct {
+	full chan piece  // in order; closed after the last
+	free chan []byte // what full's pieces were, to be filled again
+	now  []byte      // what Read gives next
+	buf  []byte      // the piece that now is of
+	err  error       // what comes after now; nil as long as more may come
+
+	once sync.Once
+	quit chan struct{} // closed by Close
+}
+
+// piece is what the source gave, and the error that followed.
+type piece struct {
+	buf []byte
+	err error
+}
+
+// NewReader starts to read r. The caller closes the Reader.
+func NewReader(r io.Reader) *Reader {
+	a := &Reader{full: make(chan piece, pieces), free: make(chan []byte, pieces), quit: make(chan struct{})}
+	for range pieces {
+		a.free <- nil // made when it is wanted, as most sources are short
+	}
+	go a.run(r)
+	return a
+}
+
+func (a *Reader) run(r io.Reader) {
+	defer close(a.full)
+	for {
+		var buf []byte
+		select {
+		case buf = <-a.free:
+		case <-a.quit:
+			return
+		}
+		if buf == nil {
+			buf = make([]byte, pieceSize)
+		}
+		n, err := fill(r, buf[:pieceSize])
+		a.full <- piece{buf[:n], err} // has room for all pieces there are
+		if err != nil {
+			return
+		}
+	}
+}
+
+// fill reads until buf is full or the source ends, with the source's own error.
+func fill(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var k int
+		k, err = r.Read(buf[n:])
+		n += k
+	}
+	return n, err
+}
+
+// Read gives what was read, and waits for it if need be.
+func (a *Reader) Read(p []byte) (int, error) {
+	for len(a.now) == 0 {
+		if a.err != nil {
+			return 0, a.err
+		}
+		if a.buf != nil {
+			a.free <- a.buf
+			a.buf = nil
+		}
+		next, ok := <-a.full
+		if !ok {
+			a.err = io.ErrClosedPipe
+			continue
+		}
+		a.now, a.buf, a.err = next.buf, next.buf, next.err
+	}
+	n := copy(p, a.now)
+	a.now = a.now[n:]
+	return n, nil
+}
+
+// Close ends the reading and waits for it, be it in the middle of a Read of the
+// source. It does not close the source, which can be used again afterwards.
+func (a *Reader) Close() error {
+	a.once.Do(func() { close(a.quit) })
+	for range a.full { //nolint:revive // what was read ahead is of no use
+	}
+	a.now, a.buf, a.err = nil, nil, io.ErrClosedPipe
+	return nil
+}
