@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,7 +58,7 @@ func (t *Table) load() error {
 	if err != nil {
 		return err
 	}
-	t.brokenRecords = append(broken, brokenToo...)
+	t.brokenRecords = slices.Concat(broken, brokenToo)
 	for id, rec := range pods {
 		if rec.ID != id || rec.Phase == "" {
 			if err := t.setAside(t.podRows.SetAside, id); err != nil {
@@ -236,13 +237,13 @@ func (t *Table) recoverPods(ctx context.Context) {
 // intact tells whether everything that the pod's containers would need is
 // still there: the state directory may have been emptied.
 func (t *Table) intact(p *Pod, mounted map[string]bool) bool {
-	if hasNetns(p.config) && !(mounted[t.netns(p.id)] && mounted[t.nsPath(p.id, "uts")]) {
+	if hasNetns(p.config) && (!mounted[t.netns(p.id)] || !mounted[t.nsPath(p.id, "uts")]) {
 		return false
 	}
 	if ns := t.userns(p); ns != nil && !mounted[ns.Path] {
 		return false
 	}
-	if hasIPC(p.config) && !(mounted[t.nsPath(p.id, "ipc")] && mounted[t.shmDir(p.id)]) {
+	if hasIPC(p.config) && (!mounted[t.nsPath(p.id, "ipc")] || !mounted[t.shmDir(p.id)]) {
 		return false
 	}
 	_, err := os.Stat(t.podDir(p.id))
