@@ -61,9 +61,9 @@ func (b *bundle) identify(config manifest.Config) error {
 }
 
 // tar gives the tar in the bytes of a source.
-func (src source) tar(blob io.Reader) (io.ReadCloser, error) {
+func (src source) tar(blob io.Reader, decoders *inflate.Decoders) (io.ReadCloser, error) {
 	if !src.part.IsFile() {
-		return inflate.Reader(blob)
+		return decoders.Reader(blob)
 	}
 	return fileTar(src.part.File, src.size, blob)
 }

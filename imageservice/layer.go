@@ -270,15 +270,17 @@ const (
 const windowOfOne = 9 << 20
 
 // windows bounds the memory of decompressors to as many usual windows as there
-// are CPUs, since more at a time would not be faster.
+// are CPUs, since more at a time would not be faster. Who is next has the memory
+// of who was before.
 type windows struct {
 	*semaphore.Weighted
-	most int64
+	most     int64
+	decoders *inflate.Decoders
 }
 
 func newWindows() windows {
 	most := int64(max(2, runtime.GOMAXPROCS(0))) * windowOfOne
-	return windows{semaphore.NewWeighted(most), most}
+	return windows{semaphore.NewWeighted(most), most, &inflate.Decoders{}}
 }
 
 // unpackInTurn is unpackVerified once there is memory for it.
@@ -289,18 +291,18 @@ func (s *Service) unpackInTurn(ctx context.Context, stream io.Reader, dir string
 		return unpack.Result{}, err
 	}
 	defer s.windows.Release(window)
-	return unpackVerified(ctx, b, dir, src, s.ratioPad, rec)
+	return s.unpackVerified(ctx, b, dir, src, rec)
 }
 
 // unpackVerified unpacks stream into dir and fails with DataLoss if the blob
 // or the tar in it is not what src says. Three stages work side by side, so
 // that one large layer keeps more than one CPU busy: fetching with the blob's
 // sum, decompression with the tar's, and unpacking.
-func unpackVerified(ctx context.Context, stream io.Reader, dir string, src source, pad int64, rec *tarsplit.Recorder) (unpack.Result, error) {
+func (s *Service) unpackVerified(ctx context.Context, stream io.Reader, dir string, src source, rec *tarsplit.Recorder) (unpack.Result, error) {
 	blob := &meter{ctx: ctx, r: stream, hash: sha256.New(), report: func(n int64) { src.report(n, StatusDownloading) }}
 	packed := ahead.NewReader(blob)
 	defer func() { _ = packed.Close() }()
-	r, diffID, err := unpackStream(ctx, packed, dir, src, pad, rec)
+	r, diffID, err := s.unpackStream(ctx, packed, dir, src, rec)
 	if err != nil && !errkind.Is(err, errkind.InvalidArgument) {
 		return r, err
 	}
@@ -320,14 +322,14 @@ func unpackVerified(ctx context.Context, stream io.Reader, dir string, src sourc
 	return r, nil
 }
 
-func unpackStream(ctx context.Context, blob io.Reader, dir string, src source, pad int64, rec *tarsplit.Recorder) (unpack.Result, digest.Digest, error) {
-	plain, err := src.tar(blob)
+func (s *Service) unpackStream(ctx context.Context, blob io.Reader, dir string, src source, rec *tarsplit.Recorder) (unpack.Result, digest.Digest, error) {
+	plain, err := src.tar(blob, s.windows.decoders)
 	if err != nil {
 		return unpack.Result{}, "", err
 	}
 	defer func() { _ = plain.Close() }()
 	limits := unpack.DefaultLimits()
-	limits.Bytes = src.tarLimit(pad)
+	limits.Bytes = src.tarLimit(s.ratioPad)
 	tar := &meter{ctx: ctx, r: plain, limit: limits.Bytes}
 	if src.part == nil { // which has no diff ID to be held to
 		tar.hash = sha256.New()

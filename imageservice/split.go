@@ -60,7 +60,7 @@ func (s *Service) rerecord(ctx context.Context, file, root string, src source) e
 		return err
 	}
 	defer func() { _ = blob.Close() }()
-	plain, err := src.tar(&meter{ctx: ctx, r: blob, hash: sha256.New()})
+	plain, err := src.tar(&meter{ctx: ctx, r: blob, hash: sha256.New()}, s.windows.decoders)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -20,9 +21,34 @@ import (
 // builder of images asks for.
 const maxWindow = 32 << 20
 
+// Decoders keeps the memory of closed readers for the next ones, as long as
+// those come soon: the windows of zstd are most of what a pull takes. The zero
+// value is ready; its methods may be called concurrently.
+type Decoders struct{ zstd sync.Pool }
+
+// zstdOf gives a decoder of r.
+func (d *Decoders) zstdOf(r io.Reader) (*zstd.Decoder, error) {
+	if z, ok := d.zstd.Get().(*zstd.Decoder); ok {
+		return z, z.Reset(r)
+	}
+	return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+}
+
+// putZstd takes back a decoder, which lets go of what it read.
+func (d *Decoders) putZstd(z *zstd.Decoder) error {
+	if err := z.Reset(nil); err != nil {
+		return err
+	}
+	d.zstd.Put(z)
+	return nil
+}
+
+// Reader is Decoders.Reader for one stream.
+func Reader(r io.Reader) (io.ReadCloser, error) { return new(Decoders).Reader(r) }
+
 // Reader gives the plain bytes of r, which is gzip, zstd or plain already.
-// Closing it does not close r.
-func Reader(r io.Reader) (io.ReadCloser, error) {
+// Closing it does not close r. It is to be closed once, and not read afterwards.
+func (d *Decoders) Reader(r io.Reader) (io.ReadCloser, error) {
 	src := &source{r: r}
 	b := bufio.NewReaderSize(src, 64<<10)
 	magic, err := b.Peek(4)
@@ -37,11 +63,11 @@ func Reader(r io.Reader) (io.ReadCloser, error) {
 		}
 		return &reader{src: src, name: "gzip", r: z, close: z.Close}, nil
 	case isZstd(magic):
-		z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+		z, err := d.zstdOf(b)
 		if err != nil {
 			return nil, src.blame("zstd", err)
 		}
-		return &reader{src: src, name: "zstd", r: z, close: func() error { z.Close(); return nil }}, nil
+		return &reader{src: src, name: "zstd", r: z, close: func() error { return d.putZstd(z) }}, nil
 	}
 	return io.NopCloser(b), nil
 }

@@ -187,3 +187,56 @@ func FuzzReader(f *testing.F) {
 		}
 	})
 }
+
+// A decoder that is used again gives the bytes of its next stream, also where
+// the one before was broken or not read to its end.
+func TestDecodersAreUsedAgain(t *testing.T) {
+	t.Parallel()
+	pack := func(plain []byte) []byte {
+		var b bytes.Buffer
+		w, err := zstd.NewWriter(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(plain); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	first, second := bytes.Repeat([]byte("first"), 1<<20), bytes.Repeat([]byte("second "), 1<<20)
+	broken := pack(first)
+	broken = broken[:len(broken)/2]
+	var d Decoders
+	for name, before := range map[string]io.Reader{
+		"cut":      bytes.NewReader(broken),
+		"whole":    bytes.NewReader(pack(first)),
+		"not read": bytes.NewReader(pack(first)),
+	} {
+		r, err := d.Reader(before)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := int64(len(first))
+		if name == "not read" {
+			n = 1000
+		}
+		if _, err := io.CopyN(io.Discard, r, n); (err != nil) != (name == "cut") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := r.Close(); err != nil {
+			t.Errorf("%s: closed with %v", name, err)
+		}
+		r, err = d.Reader(bytes.NewReader(pack(second)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(r)
+		if err != nil || !bytes.Equal(got, second) {
+			t.Errorf("after %s: %d bytes of %d, %v", name, len(got), len(second), err)
+		}
+		_ = r.Close()
+	}
+}
