@@ -51,6 +51,7 @@ func run(ctx context.Context) error {
 	what := flag.String("what", "all", "pods, pull or all")
 	peer := flag.String("peer", "", "CRI socket of an image service to pull with by turns, such as unix:///run/containerd/containerd.sock")
 	port := flag.Int("registry-port", 0, "port of the loopback where the peer expects the registry; 0: any")
+	dir := flag.String("dir", "", "directory for what is pulled and for the floor, on the file system to measure, which should be the peer's; empty: in the clone")
 	pullRounds := flag.Int("pull-rounds", 5, "pulls of each image")
 	flag.Parse()
 	if !slices.Contains([]string{"pods", "pull", "all"}, *what) || *pullRounds < 1 {
@@ -62,7 +63,7 @@ func run(ctx context.Context) error {
 	}
 	fmt.Printf("%d CPUs, Linux %s\n", runtime.NumCPU(), unix.ByteSliceToString(uts.Release[:]))
 	if *what != "pods" {
-		if err := pulls(ctx, *peer, *port, *pullRounds); err != nil {
+		if err := pulls(ctx, trial{*peer, *port, *dir, *pullRounds}); err != nil {
 			return err
 		}
 	}

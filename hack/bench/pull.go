@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,36 +33,51 @@ type puller struct {
 	images criv1.ImageServiceClient
 }
 
-// pulls prints what pulls take: of berth, of the peer whose CRI socket is
-// given, if one is, and of the floor, by turns in each round.
-func pulls(ctx context.Context, peer string, port, rounds int) (err error) {
+// trial says what pulls are measured with.
+type trial struct {
+	peer   string // CRI socket; "" for none
+	port   int    // of the registry; 0 for any
+	dir    string // for what is written; "" for the lab's own
+	rounds int
+}
+
+// pulls prints what pulls take: of berth, of the peer if there is one, and of
+// the floor, by turns in each round.
+func pulls(ctx context.Context, t trial) (err error) {
 	l, err := lab.New(lab.Options{})
 	if err != nil {
 		return err
 	}
+	at := l.Dir
+	if t.dir != "" {
+		if at, err = filepath.Abs(filepath.Join(t.dir, l.Name)); err != nil {
+			return err
+		}
+		l.Root = filepath.Join(at, "root")
+	}
 	defer func() {
 		end, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
-		err = errors.Join(err, l.Close(end))
+		err = errors.Join(err, l.Close(end), os.RemoveAll(at))
 	}()
 	all, err := subjects(filepath.Join(l.Clone, "hack/.cache/pull-image"))
 	if err != nil {
 		return err
 	}
-	if port == 0 {
-		if port, err = lab.FreePort(); err != nil {
+	if t.port == 0 {
+		if t.port, err = lab.FreePort(); err != nil {
 			return err
 		}
 	}
-	if err := l.StartRegistryAt(ctx, port); err != nil {
+	if err := l.StartRegistryAt(ctx, t.port); err != nil {
 		return err
 	}
 	if err := l.Start(ctx); err != nil {
 		return err
 	}
 	pullers := []puller{{"berth", l.Pid(), criv1.NewImageServiceClient(l.Conn())}}
-	if peer != "" {
-		p, closePeer, err := dialPeer(ctx, peer)
+	if t.peer != "" {
+		p, closePeer, err := dialPeer(ctx, t.peer)
 		if err != nil {
 			return err
 		}
@@ -69,7 +85,7 @@ func pulls(ctx context.Context, peer string, port, rounds int) (err error) {
 		pullers = append(pullers, p)
 	}
 	for _, s := range all {
-		if err := compare(ctx, l, s, pullers, rounds); err != nil {
+		if err := compare(ctx, l.Registry, filepath.Join(at, "floor"), s, pullers, t.rounds); err != nil {
 			return fmt.Errorf("cannot bench the pull of %s: %w", s.name, err)
 		}
 	}
@@ -106,19 +122,20 @@ func dialPeer(ctx context.Context, endpoint string) (puller, func(), error) {
 	return puller{name, int(cred.Pid), criv1.NewImageServiceClient(client)}, func() { client.Close() }, nil
 }
 
-// compare pulls one image with everyone and prints the table.
-func compare(ctx context.Context, l *lab.Lab, s subject, pullers []puller, rounds int) error {
+// compare pulls one image with everyone and prints the table. The floor is
+// written below dir.
+func compare(ctx context.Context, host, dir string, s subject, pullers []puller, rounds int) error {
 	img, err := s.image()
 	if err != nil {
 		return err
 	}
-	ref := l.Registry + "/bench:" + s.name
+	ref := host + "/bench:" + s.name
 	if _, err := testimage.Push(ctx, ref, img); err != nil {
 		return err
 	}
 	got := make([][]figures, len(pullers)+1)
 	for range rounds {
-		f, err := floor(ctx, filepath.Join(l.Dir, "floor"), s)
+		f, err := floor(ctx, dir, s)
 		if err != nil {
 			return err
 		}
