@@ -14,7 +14,7 @@ import (
 // four layers of a pull have two such readers each.
 const (
 	pieces    = 3
-	pieceSize = 128 << 10
+	pieceSize = 64 << 10
 )
 
 // Reader gives the bytes of a source, which it reads ahead.
