@@ -37,7 +37,7 @@ func (s *server) adopt(req shimrpc.Request, files []*os.File) error {
 		}
 		return fmt.Errorf("cannot adopt container %s: %w", cr.ID, err)
 	}
-	return s.add(c, c.strangersStatus)
+	return s.add(c, c.adoptedStatus)
 }
 
 // reopen finds again what the container consists of.
@@ -100,9 +100,9 @@ func (c *container) reopen(req shimrpc.Request, files []*os.File) (err error) {
 // before which the kernel does not tell its status.
 const reapWait = 2 * time.Second
 
-// strangersStatus is the exit code of an init that is not our child: from the
-// record of the former shim, or from the kernel (Linux 6.15).
-func (c *container) strangersStatus() shimrpc.Exited {
+// adoptedStatus is the exit code of an init that is not our child: from the
+// record of the former shim, or from the kernel.
+func (c *container) adoptedStatus() shimrpc.Exited {
 	var exit shimrpc.Exited
 	if err := readJSON(filepath.Join(c.Bundle, shimrpc.ExitFile), &exit); err == nil && exit.Known {
 		return exit
@@ -110,8 +110,14 @@ func (c *container) strangersStatus() shimrpc.Exited {
 	if c.pidfd == nil {
 		return exited(0, false)
 	}
+	return strangersStatus(c.pidfd)
+}
+
+// strangersStatus is how a process that has ended and is not our child did so,
+// as far as the kernel tells (Linux 6.15).
+func strangersStatus(fd *os.File) shimrpc.Exited {
 	for end := time.Now().Add(reapWait); ; time.Sleep(10 * time.Millisecond) {
-		ws, err := pidfd.ExitStatus(c.pidfd)
+		ws, err := pidfd.ExitStatus(fd)
 		if err == nil {
 			return exited(pidfd.Code(ws), true)
 		}

@@ -190,7 +190,34 @@ func (s *server) deleteUnknown(id string) error {
 		err = cgroup.Kill(group, unix.SIGKILL)
 	}
 	if err == nil {
+		err = awaitKilled(lc)
+	}
+	if err == nil {
 		err = s.destroy(s.root, lc)
+	}
+	return err
+}
+
+// awaitKilled waits for the end of an init that was killed. Its cgroup does
+// not list it any more while it ends what else is in its PID namespace, and
+// libcontainer destroys nothing that still runs.
+func awaitKilled(lc *libcontainer.Container) error {
+	st, err := lc.State()
+	if err != nil {
+		return err
+	}
+	init := pidfd.Process{Pid: st.InitProcessPid, StartTime: st.InitProcessStartTime}
+	f, err := init.Open()
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	ended, err := pidfd.Wait(f, deadline)
+	if err == nil && !ended {
+		err = errkind.New(errkind.DeadlineExceeded, "process %d has not ended %s after it was killed", init.Pid, deadline)
 	}
 	return err
 }

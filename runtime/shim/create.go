@@ -166,13 +166,9 @@ func (s *server) launch(c *container, process *libcontainer.Process) (err error)
 	})
 }
 
-// spawn starts a process, first or further, of the container.
-//
-// On cgroup v2 libcontainer clones a further process straight into the
-// container's cgroup, and Go's fork is a vfork: if that cgroup is frozen or
-// starved, this whole process stops at its next garbage collection until the
-// child has executed. This is the place for a helper process that forks in
-// our stead on v2.
+// spawn starts a process, first or further, of the container, as a child of
+// this process. On cgroup v2 the shim itself has only first ones, which enter
+// the container's cgroup after the fork; see forkers.
 func (s *server) spawn(c *container, process *libcontainer.Process) error {
 	process.LogLevel = "3" // logrus.WarnLevel
 	s.starts.begin()

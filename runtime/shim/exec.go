@@ -30,17 +30,28 @@ func (s *server) exec(conn *shimrpc.Conn, id string, e *shimrpc.Exec, files []*o
 	if c.isDead() {
 		return nil, errkind.New(errkind.FailedPrecondition, "it is not running")
 	}
+	if s.forkers != nil {
+		return s.forkers.exec(conn, c, e, files)
+	}
+	return s.execHere(conn, c, e, files)
+}
+
+// execHere is exec with this process for the parent.
+func (s *server) execHere(conn *shimrpc.Conn, c *container, e *shimrpc.Exec, files []*os.File) (*shimrpc.Exited, error) {
 	defer s.trim.Reset(trimAfter)
 	p, tty, err := s.execStart(c, e, files)
 	if err != nil {
 		return nil, classify(err)
 	}
 	// The process has its own; a reader waits for the end of all others.
-	for i, f := range files {
-		_ = f.Close()
-		files[i] = nil
-	}
-	return s.execWait(conn, id, p, tty)
+	closeFiles(files)
+	return s.execWait(conn, c.ID, p, tty)
+}
+
+// closeFiles closes files before their owner does, who then finds none.
+func closeFiles(files []*os.File) {
+	shimrpc.CloseAll(files)
+	clear(files)
 }
 
 // execStart starts the process with the files of the request for stdio. It
@@ -146,6 +157,9 @@ func (s *server) execWait(conn *shimrpc.Conn, id string, p *libcontainer.Process
 	defer func() { _ = fd.Close() }()
 	started := shimrpc.Response{Started: &shimrpc.Started{Pid: pid, StartTime: proc.StartTime}}
 	var back []*os.File
+	if s.isForker {
+		back = append(back, fd)
+	}
 	if tty != nil {
 		back = append(back, tty)
 	}

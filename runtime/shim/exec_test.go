@@ -14,8 +14,9 @@ import (
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
-func TestExec(t *testing.T) {
-	l := newLab(t)
+func TestExec(t *testing.T) { onBoth(t, testExec) }
+
+func testExec(t *testing.T, l *lab) {
 	l.run(l.bundle("c", nil, "sleep", "1000"))
 	out, e, err := l.execOut("c", "sh", "-c", "echo $GREETING; echo oops >&2; exit 7")
 	if err != nil || e.Code != 7 || !strings.Contains(out, "hello\n") || !strings.Contains(out, "oops\n") {
@@ -44,8 +45,9 @@ func TestExec(t *testing.T) {
 	}
 }
 
-func TestExecStdin(t *testing.T) {
-	l := newLab(t)
+func TestExecStdin(t *testing.T) { onBoth(t, testExecStdin) }
+
+func testExecStdin(t *testing.T, l *lab) {
 	l.run(l.bundle("c", nil, "sleep", "1000"))
 	in, inw, err := os.Pipe()
 	if err != nil {
@@ -72,8 +74,9 @@ func TestExecStdin(t *testing.T) {
 	}
 }
 
-func TestExecTTY(t *testing.T) {
-	l := newLab(t)
+func TestExecTTY(t *testing.T) { onBoth(t, testExecTTY) }
+
+func testExecTTY(t *testing.T, l *lab) {
 	l.run(l.bundle("c", nil, "sleep", "1000"))
 	p, err := l.Exec(t.Context(), "c", shimrpc.Exec{Args: []string{"sh", "-c", "tty; read x; echo got $x"}, TTY: true}, nil)
 	if err != nil {

@@ -42,6 +42,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/runtime/shimrpc"
+	"github.com/berth-runtime/berth/runtime/sys/cgroup"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 	"github.com/berth-runtime/berth/runtime/sys/keylock"
 )
@@ -54,6 +55,7 @@ func Main() int {
 	socket := flag.String("socket", "", "`path` of the socket to serve")
 	root := flag.String("root", "", "libcontainer's state root, for deleting containers of an earlier shim")
 	check := flag.Bool("check", false, "only tell by the exit code that this binary runs here")
+	forker := flag.Bool("forker", false, "start execs for the shim at descriptor 3 (internal)")
 	flag.Parse()
 	if *check {
 		return 0
@@ -65,7 +67,13 @@ func Main() int {
 	// The heap is small and mostly garbage of the last start.
 	debug.SetGCPercent(30)
 	unix.Umask(0o022)
-	if err := serve(*socket, *root, l); err != nil {
+	var err error
+	if *forker {
+		err = runForker(l)
+	} else {
+		err = serve(*socket, *root, l)
+	}
+	if err != nil {
 		l.Print(err)
 		return 1
 	}
@@ -92,6 +100,9 @@ func serve(socket, root string, l *log.Logger) error {
 		return fmt.Errorf("cannot serve %s: %w", socket, err)
 	}
 	s := newServer(root, l, func() { _ = ln.Close() })
+	if cgroup.Unified() {
+		s.forkers = &forkers{log: l, starts: &s.starts}
+	}
 
 	// Caught, never ignored: a caught signal is reset by execve, an ignored
 	// one stays ignored in every container.
@@ -153,7 +164,10 @@ type server struct {
 	ids     keylock.Locks
 	starts  starts
 	filters filterSet
+	forkers *forkers    // fork execs; nil: this process does, as on cgroup v1
 	trim    *time.Timer // gives memory back some time after the last start
+
+	isForker bool // this process is one
 
 	mu         sync.Mutex
 	containers map[string]*container // guarded by mu

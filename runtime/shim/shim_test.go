@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 	"github.com/berth-runtime/berth/runtime/shimrpc"
 	"github.com/berth-runtime/berth/runtime/sys/cgroup"
 	"github.com/berth-runtime/berth/runtime/sys/pidfd"
+	"github.com/berth-runtime/berth/runtime/sys/thread"
 )
 
 // The tests drive the real binary, as the daemon does.
@@ -74,9 +76,24 @@ type lab struct {
 	tools  string // of buildOnce
 	parent string
 	pid    int
+	v2     bool // the shim sees the v2 hierarchy only, whatever the host has
 }
 
 func newLab(t testing.TB) *lab {
+	t.Helper()
+	return newLabOn(t, cgroup.Unified())
+}
+
+// onBoth runs f with a shim on cgroup v1 and with one on v2; on a host with v2
+// with the latter only.
+func onBoth(t *testing.T, f func(*testing.T, *lab)) {
+	if !cgroup.Unified() {
+		t.Run("v1", func(t *testing.T) { f(t, newLab(t)) })
+	}
+	t.Run("v2", func(t *testing.T) { f(t, newLabOn(t, true)) })
+}
+
+func newLabOn(t testing.TB, v2 bool) *lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
@@ -90,7 +107,7 @@ func newLab(t testing.TB) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{t: t, dir: dir, tools: tools, parent: fmt.Sprintf("/berth-test-shim-%d-%s", os.Getpid(), filepath.Base(dir))}
+	l := &lab{t: t, dir: dir, tools: tools, v2: v2, parent: fmt.Sprintf("/berth-test-shim-%d-%s", os.Getpid(), filepath.Base(dir))}
 	l.Client = shimrpc.Dial(filepath.Join(dir, "s/shim.sock"))
 	t.Cleanup(l.close)
 	l.launch()
@@ -99,17 +116,59 @@ func newLab(t testing.TB) *lab {
 
 func (l *lab) launch() {
 	l.t.Helper()
-	pid, err := shimrpc.Launch(l.t.Context(), shimrpc.LaunchConfig{
-		Binary:  filepath.Join(l.tools, "berth-shim"),
-		Socket:  filepath.Join(l.dir, "s/shim.sock"),
-		Dir:     filepath.Join(l.dir, "s"),
-		Root:    l.root(),
-		LogFile: filepath.Join(l.dir, "shim.log"),
+	err := thread.Throwaway(func() (err error) {
+		if l.v2 && !cgroup.Unified() {
+			if err := seeUnified(); err != nil {
+				return err
+			}
+		}
+		l.pid, err = shimrpc.Launch(l.t.Context(), shimrpc.LaunchConfig{
+			Binary:  filepath.Join(l.tools, "berth-shim"),
+			Socket:  filepath.Join(l.dir, "s/shim.sock"),
+			Dir:     filepath.Join(l.dir, "s"),
+			Root:    l.root(),
+			LogFile: filepath.Join(l.dir, "shim.log"),
+		})
+		return err
 	})
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.pid = pid
+}
+
+// seeUnified gives this thread, and what it forks, a mount namespace in which
+// the v2 hierarchy of a hybrid host is the only one.
+func seeUnified() error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("cannot make a mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("cannot make its mounts private: %w", err)
+	}
+	if err := unix.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, ""); err != nil {
+		return fmt.Errorf("cannot mount cgroup2: %w", err)
+	}
+	return nil
+}
+
+// group is the directory of a container's cgroup of v2.
+func (l *lab) group(id string) string {
+	root := "/sys/fs/cgroup"
+	if !cgroup.Unified() {
+		root += "/unified"
+	}
+	return filepath.Join(root, l.parent, id)
+}
+
+// forkers are the children of the shim that fork execs.
+func (l *lab) forkers() (pids []int) {
+	for _, kid := range children(l.pid) {
+		if b, _ := os.ReadFile("/proc/" + kid + "/cmdline"); strings.Contains(string(b), "--forker") {
+			pid, _ := strconv.Atoi(kid) // the kernel wrote it
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 func (l *lab) root() string { return filepath.Join(l.dir, "lc") }
@@ -124,12 +183,14 @@ func (l *lab) close() {
 				l.t.Error(err)
 			}
 		}
-		if kids := children(l.pid); len(kids) > 0 {
-			l.t.Errorf("the shim has children left: %v", kids)
+		forkers := l.forkers()
+		if kids := children(l.pid); len(kids) > len(forkers) || len(forkers) > 1 {
+			l.t.Errorf("the shim has children left: %v, forkers among them: %v", kids, forkers)
 		}
 		if err := l.Shutdown(ctx); err != nil {
 			l.t.Error(err)
 		}
+		l.eventually("the forker ends with the shim", func() bool { return !slices.ContainsFunc(forkers, alive) })
 	}
 	if left, err := cgroup.List(l.parent); err != nil || len(left) > 0 {
 		l.t.Errorf("cgroups left: %v, %v", left, err)
@@ -271,7 +332,9 @@ func (l *lab) execOut(id string, args ...string) (string, shimrpc.Exited, error)
 		l.t.Fatal(err)
 	}
 	defer func() { _ = r.Close() }()
-	p, err := l.Exec(l.t.Context(), id, shimrpc.Exec{Args: args, Stdout: true, Stderr: true}, []*os.File{w, w})
+	ctx, cancel := context.WithTimeout(l.t.Context(), time.Minute)
+	defer cancel()
+	p, err := l.Exec(ctx, id, shimrpc.Exec{Args: args, Stdout: true, Stderr: true}, []*os.File{w, w})
 	_ = w.Close()
 	if err != nil {
 		return "", shimrpc.Exited{}, err
@@ -281,7 +344,7 @@ func (l *lab) execOut(id string, args ...string) (string, shimrpc.Exited, error)
 	if _, err := r.WriteTo(&out); err != nil {
 		l.t.Fatal(err)
 	}
-	e, err := p.Wait(l.t.Context())
+	e, err := p.Wait(ctx)
 	return out.String(), e, err
 }
 

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -66,20 +67,26 @@ func (s *starts) reaped(pid int) {
 }
 
 func (s *starts) reapLocked() {
-	lists, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, pid := range childrenOf(os.Getpid()) {
+		if _, ours := s.pids[pid]; !ours {
+			_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+		}
+	}
+}
+
+// childrenOf lists the children of a process, zombies included.
+func childrenOf(pid int) (children []int) {
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	for _, l := range lists {
 		b, err := os.ReadFile(l)
 		if err != nil {
 			continue // the thread has ended; its children are in another's list
 		}
 		for f := range strings.FieldsSeq(string(b)) {
-			pid, err := strconv.Atoi(f)
-			if err != nil {
-				continue
-			}
-			if _, ours := s.pids[pid]; !ours {
-				_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+			if child, err := strconv.Atoi(f); err == nil {
+				children = append(children, child)
 			}
 		}
 	}
+	return children
 }

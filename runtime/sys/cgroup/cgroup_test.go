@@ -9,6 +9,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -121,9 +122,20 @@ func TestKillFrozen(t *testing.T) {
 				t.Fatal(err)
 			}
 			put(t, h, path)
+			if h.frozen(path) {
+				t.Error("it is frozen from the start")
+			}
 			for _, dir := range h.paths(path) {
 				_ = writeFile(filepath.Join(dir, "freezer.state"), "FROZEN")
 				_ = writeFile(filepath.Join(dir, "cgroup.freeze"), "1")
+			}
+			for end := time.Now().Add(10 * time.Second); !h.frozen(path); time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatal("it does not count as frozen")
+				}
+			}
+			if !h.frozen(path+"/below") || h.frozen(filepath.Dir(path)) {
+				t.Error("it is not the group and those below that count as frozen")
 			}
 			if err := h.kill(path, unix.SIGKILL); err != nil {
 				t.Fatal(err)

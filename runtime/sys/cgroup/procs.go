@@ -46,6 +46,23 @@ func thaw(dirs []string) {
 	}
 }
 
+// Frozen tells whether a freezer is to stop the group, or one above it; on v2
+// that is true also while a process of the group dies.
+func Frozen(path string) bool { return local().frozen(path) }
+
+func (h host) frozen(path string) bool {
+	for path = filepath.Join("/", path); path != "/"; path = filepath.Dir(path) {
+		for _, dir := range h.paths(path) {
+			v2, _ := os.ReadFile(filepath.Join(dir, "cgroup.freeze")) // each is absent in the other version
+			v1, _ := os.ReadFile(filepath.Join(dir, "freezer.state"))
+			if string(v2) == "1\n" || string(v1) == "FROZEN\n" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // OOMKills counts the processes of the group and those below that the
 // kernel's OOM killer ended. The error of an absent group is os.ErrNotExist.
 func OOMKills(path string) (uint64, error) { return local().oomKills(path) }

@@ -1,0 +1,219 @@
+package shim_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/berth-runtime/berth/runtime/shimrpc"
+	"github.com/berth-runtime/berth/runtime/sys/cgroup"
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
+)
+
+// ownCgroup gives a container its cgroup to write to.
+func ownCgroup(s *specs.Spec) {
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	s.Mounts = append(s.Mounts,
+		specs.Mount{Destination: "/sys", Type: "tmpfs", Source: "tmpfs"},
+		specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup"})
+}
+
+// TestExecFrozen is of a container that freezes itself: an exec in it says so,
+// and everybody else's containers take no notice.
+func TestExecFrozen(t *testing.T) {
+	l := newLabOn(t, true)
+	l.run(l.bundle("cold", ownCgroup, "sh", "-c", "echo 1 >/sys/fs/cgroup/cgroup.freeze; sleep 1000"))
+	freeze := filepath.Join(l.group("cold"), "cgroup.freeze")
+	// A shim that is held up must be so no longer when it is asked to end: the
+	// execs then succeed, which fails the test.
+	thaw := func() { _ = os.WriteFile(freeze, []byte("0"), 0) }
+	t.Cleanup(thaw)
+	defer time.AfterFunc(time.Minute, thaw).Stop()
+	l.eventually("the container freezes itself", func() bool { return cgroup.Frozen(l.parent + "/cold") })
+
+	var stuck sync.WaitGroup
+	for range 3 {
+		stuck.Go(func() {
+			if _, _, err := l.execOut("cold", "true"); !errkind.Is(err, errkind.FailedPrecondition) || !strings.Contains(err.Error(), "frozen") {
+				t.Errorf("an exec in a frozen container: %v", err)
+			}
+		})
+	}
+	l.eventually("an exec is cloned into the frozen cgroup", func() bool { return l.processes("cold") > 1 })
+	l.othersGoOn()
+	stuck.Wait()
+	l.eventually("only its first process is left in the container", func() bool { return l.processes("cold") == 1 })
+
+	if err := os.WriteFile(freeze, []byte("0"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if out, e, err := l.execOut("cold", "echo", "again"); err != nil || e.Code != 0 || out != "again\n" {
+		t.Errorf("exec after the thaw: %q, %+v, %v", out, e, err)
+	}
+}
+
+// TestExecStarved is of a container that has next to no CPU time and wants all
+// of it.
+func TestExecStarved(t *testing.T) {
+	if !cgroup.Unified() || !cgroup.Controls("cpu") {
+		t.Skip("needs a host with the cpu controller in the v2 hierarchy")
+	}
+	l := newLab(t)
+	l.run(l.bundle("poor", nil, "sh", "-c", "for i in 1 2 3 4 5 6 7 8; do (while :; do :; done) & done; sleep 1000"))
+	if err := os.WriteFile(filepath.Join(l.group("poor"), "cpu.max"), []byte("1000 1000000"), 0); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually("the container is throttled", func() bool {
+		b, err := os.ReadFile(filepath.Join(l.group("poor"), "cpu.stat"))
+		return err == nil && !strings.Contains(string(b), "nr_throttled 0\n")
+	})
+	var stuck sync.WaitGroup
+	for range 3 {
+		stuck.Go(func() {
+			if _, _, err := l.execOut("poor", "true"); err != nil && !errkind.Is(err, errkind.DeadlineExceeded) {
+				t.Errorf("an exec in a starved container: %v", err)
+			}
+		})
+	}
+	l.eventually("an exec is cloned into the cgroup", func() bool { return l.processes("poor") > 1+8 })
+	l.othersGoOn()
+	stuck.Wait()
+}
+
+// processes counts those of a container, stages of starts included.
+func (l *lab) processes(id string) int {
+	pids, err := cgroup.Procs(l.parent + "/" + id)
+	if err != nil {
+		l.t.Error(err)
+	}
+	return len(pids)
+}
+
+// othersGoOn makes the shim collect garbage more than once, with execs, and
+// wants the output and the end of another container.
+func (l *lab) othersGoOn() {
+	l.t.Helper()
+	cr := l.bundle("other", nil, "sh", "-c", "echo before; read x; echo after; exit 5")
+	cr.Stdin = true
+	l.run(cr)
+	for range 10 {
+		if out, e, err := l.execOut("other", "echo", "hi"); err != nil || e.Code != 0 || out != "hi\n" {
+			l.t.Fatalf("exec in another container: %q, %+v, %v", out, e, err)
+		}
+	}
+	for i := range 3 {
+		more := l.bundle("more", nil, "true")
+		l.run(more)
+		if e := l.exit("more"); e.Code != 0 {
+			l.t.Errorf("exit of container %d: %+v", i, e)
+		}
+		if err := l.Delete(l.t.Context(), "more"); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	if err := l.EndStdin(l.t.Context(), "other"); err != nil {
+		l.t.Fatal(err)
+	}
+	if e := l.exit("other"); e.Code != 5 {
+		l.t.Errorf("exit of another container: %+v", e)
+	}
+	if out := l.output(cr); out != "stdout F before\nstdout F after\n" {
+		l.t.Errorf("log of another container: %q", out)
+	}
+}
+
+// TestForkers proves that one process forks exec after exec, that a burst
+// leaves one, and that the loss of that one is not noticed.
+func TestForkers(t *testing.T) {
+	l := newLabOn(t, true)
+	l.run(l.bundle("c", nil, "sleep", "1000"))
+	if f := l.forkers(); len(f) > 0 {
+		t.Errorf("there are forkers before the first exec: %v", f)
+	}
+	run := func() {
+		if _, e, err := l.execOut("c", "sh", "-c", "exit 3"); err != nil || e.Code != 3 {
+			t.Errorf("exec: %+v, %v", e, err)
+		}
+	}
+	run()
+	first := l.forkers()
+	run()
+	if again := l.forkers(); len(first) != 1 || len(again) != 1 || first[0] != again[0] {
+		t.Errorf("a second exec was forked by %v, the first by %v", again, first)
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(run)
+	}
+	wg.Wait()
+	l.eventually("one forker is kept", func() bool { return len(l.forkers()) == 1 })
+	spare := l.forkers()[0]
+	kill(t, spare)
+	l.eventually("it is reaped", func() bool { return len(children(l.pid)) == 1 }) // the container stays
+	run()
+}
+
+// TestForkerDies is of an exec that outlives its parent.
+func TestForkerDies(t *testing.T) {
+	l := newLabOn(t, true)
+	l.run(l.bundle("c", nil, "sleep", "1000"))
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = w.Close() }()
+	p, err := l.Exec(t.Context(), "c", shimrpc.Exec{Args: []string{"sh", "-c", "read x; exit 9"}, Stdin: true}, []*os.File{r})
+	_ = r.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = p.Close() }()
+	forkers := l.forkers()
+	if len(forkers) != 1 {
+		t.Fatalf("forkers: %v", forkers)
+	}
+	kill(t, forkers[0])
+	l.eventually("the forker is reaped", func() bool { return len(l.forkers()) == 0 })
+	if !alive(p.Pid) {
+		t.Error("the exec ended with its forker")
+	}
+	if _, err := w.WriteString("go\n"); err != nil {
+		t.Fatal(err)
+	}
+	e, err := p.Wait(t.Context())
+	switch {
+	case err != nil, e.Known && e.Code != 9, !e.Known && e.Code != 255:
+		t.Errorf("exit %+v, %v", e, err)
+	case !e.Known:
+		t.Log("the kernel or the reaper of orphans does not tell the status here")
+	}
+}
+
+// TestForkerEndsWithTheShim is of a shim that is killed, with an exec under way.
+func TestForkerEndsWithTheShim(t *testing.T) {
+	l := newLabOn(t, true)
+	l.run(l.bundle("c", nil, "sleep", "1000"))
+	p, err := l.Exec(t.Context(), "c", shimrpc.Exec{Args: []string{"sleep", "1000"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = p.Close() }()
+	forkers := l.forkers()
+	kill(t, l.pid)
+	l.eventually("the forker ends", func() bool { return len(forkers) == 1 && !alive(forkers[0]) })
+	if !alive(p.Pid) {
+		t.Error("the exec ended with its shim")
+	}
+	l.launch()
+	if err := l.Delete(t.Context(), "c"); err != nil {
+		t.Error(err)
+	}
+	for _, n := range []string{shimrpc.StdoutFile, shimrpc.StderrFile} {
+		_ = os.Remove(filepath.Join(l.dir, "b/c", n))
+	}
+}
