@@ -57,34 +57,6 @@ func TestExecFrozen(t *testing.T) {
 	}
 }
 
-// TestExecStarved is of a container that has next to no CPU time and wants all
-// of it.
-func TestExecStarved(t *testing.T) {
-	if !cgroup.Unified() || !cgroup.Controls("cpu") {
-		t.Skip("needs a host with the cpu controller in the v2 hierarchy")
-	}
-	l := newLab(t)
-	l.run(l.bundle("poor", nil, "sh", "-c", "for i in 1 2 3 4 5 6 7 8; do (while :; do :; done) & done; sleep 1000"))
-	if err := os.WriteFile(filepath.Join(l.group("poor"), "cpu.max"), []byte("1000 1000000"), 0); err != nil {
-		t.Fatal(err)
-	}
-	l.eventually("the container is throttled", func() bool {
-		b, err := os.ReadFile(filepath.Join(l.group("poor"), "cpu.stat"))
-		return err == nil && !strings.Contains(string(b), "nr_throttled 0\n")
-	})
-	var stuck sync.WaitGroup
-	for range 3 {
-		stuck.Go(func() {
-			if _, _, err := l.execOut("poor", "true"); err != nil && !errkind.Is(err, errkind.DeadlineExceeded) {
-				t.Errorf("an exec in a starved container: %v", err)
-			}
-		})
-	}
-	l.eventually("an exec is cloned into the cgroup", func() bool { return l.processes("poor") > 1+8 })
-	l.othersGoOn()
-	stuck.Wait()
-}
-
 // processes counts those of a container, stages of starts included.
 func (l *lab) processes(id string) int {
 	pids, err := cgroup.Procs(l.parent + "/" + id)
