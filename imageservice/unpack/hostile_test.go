@@ -464,7 +464,12 @@ func TestTARLinear(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			lower := t.TempDir()
+			// On a file system of its own: what others remove slows down ext4.
+			root := t.TempDir()
+			must(t, unix.Mount("tmpfs", root, "tmpfs", 0, ""))
+			t.Cleanup(func() { must(t, unix.Unmount(root, unix.MNT_DETACH)) })
+			lower := filepath.Join(root, "lower")
+			must(t, os.Mkdir(lower, 0o755))
 			must(t, os.Mkdir(filepath.Join(lower, "real"), 0o755))
 			for _, name := range []string{"0", "below"} {
 				must(t, os.WriteFile(filepath.Join(lower, name), nil, 0o644))
@@ -477,7 +482,9 @@ func TestTARLinear(t *testing.T) {
 				for i := range headers {
 					headers[i] = next(i)
 				}
-				tarball, dir := makeTar(t, headers...), t.TempDir()
+				tarball := makeTar(t, headers...)
+				dir, err := os.MkdirTemp(root, "")
+				must(t, err)
 				return threadTime(t, func() {
 					r, err := Layer(context.Background(), bytes.NewReader(tarball), dir, DefaultLimits())
 					if err == nil && !r.Alone() {
@@ -487,10 +494,16 @@ func TestTARLinear(t *testing.T) {
 				})
 			}
 			const n = 500
-			few, many := cost(n), cost(8*n)
-			t.Logf("%v for %d entries, %v for %d", few, n, many, 8*n)
-			if many > 24*max(few, 5*time.Millisecond) {
-				t.Errorf("it takes %v for %d entries and %v for %d", few, n, many, 8*n)
+			// What grows with the square does so each time, what a busy machine adds not.
+			for left := 3; ; left-- {
+				few, many := cost(n), cost(8*n)
+				t.Logf("%v for %d entries, %v for %d", few, n, many, 8*n)
+				if many <= 24*max(few, 5*time.Millisecond) {
+					break
+				}
+				if left == 1 {
+					t.Fatalf("it takes %v for %d entries and %v for %d", few, n, many, 8*n)
+				}
 			}
 		})
 	}
