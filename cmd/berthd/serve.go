@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 
@@ -114,6 +115,9 @@ func listenIn(ctx context.Context, dir string, names []string) (map[string]net.L
 
 // setUpProcess sets what the whole process has one of.
 func setUpProcess(cfg config) klog.Logger {
+	// The modes of what is made are chosen where it is made, not by who starts
+	// the daemon: users of a namespace must pass some of the directories.
+	unix.Umask(0o022)
 	var level klog.Level
 	_ = level.Set(strconv.Itoa(cfg.LogLevel)) // a number always parses
 	if os.Getenv("GOGC") == "" {

@@ -24,7 +24,7 @@ var scratch = sync.Pool{New: func() any { return new([]byte) }}
 // Open opens the log at path for appending and creates it, with its missing
 // parent directories, where it is absent.
 func Open(path string) (*Writer, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return nil, fmt.Errorf("cannot open log: %w", err)
 	}
 	f, err := open(path)

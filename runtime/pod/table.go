@@ -151,14 +151,17 @@ func New(cfg Config) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{filepath.Join(cfg.State, "pods"), filepath.Join(cfg.State, "containers"),
-		filepath.Join(cfg.State, "libcontainer"), filepath.Join(cfg.State, "shims")} {
+	for _, dir := range []string{filepath.Join(cfg.State, "pods"), filepath.Join(cfg.State, "containers")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, err
 		}
 	}
-	if err := makePrivate(filepath.Join(cfg.Root, "volumes"), nil); err != nil {
-		return nil, err
+	// In libcontainer's lies a FIFO of each created container, which libcontainer
+	// lets everyone write: a byte there is the word to start.
+	for _, dir := range []string{filepath.Join(cfg.State, "libcontainer"), filepath.Join(cfg.State, "shims"), filepath.Join(cfg.Root, "volumes")} {
+		if err := makePrivate(dir, nil); err != nil {
+			return nil, err
+		}
 	}
 	if err := os.MkdirAll(cfg.NetnsDir, 0o755); err != nil {
 		return nil, err

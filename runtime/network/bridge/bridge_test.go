@@ -310,7 +310,8 @@ func TestUDPFlowFollowsThePort(t *testing.T) {
 	}
 }
 
-func TestNoPodReachesTheHostsLoopback(t *testing.T) {
+// CVE-2020-8558.
+func TestNETNoPodReachesTheHostsLoopback(t *testing.T) {
 	w := newWorld(t, nil)
 	p := w.attach()
 	w.serve("", "secret", "127.0.0.1:9000")
