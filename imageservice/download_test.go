@@ -30,11 +30,14 @@ type tap struct {
 	sent  map[string]int64 // by the digest of the blob
 	blob  string           // the one in which it stops; guarded by mu
 	after int64            // so many bytes
+	live  int              // blobs being sent; guarded by mu
+	ended sync.Cond        // one of them was
 }
 
 func startTap(t *testing.T) (*tap, string) {
 	t.Helper()
 	r := &tap{Handler: ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0))), sent: map[string]int64{}}
+	r.ended.L = &r.mu
 	srv := httptest.NewServer(r)
 	t.Cleanup(srv.Close)
 	return r, strings.TrimPrefix(srv.URL, "http://")
@@ -43,6 +46,15 @@ func startTap(t *testing.T) (*tap, string) {
 func (r *tap) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if _, blob, ok := strings.Cut(req.URL.Path, "/blobs/sha256:"); ok && req.Method == http.MethodGet {
 		w = &tapped{ResponseWriter: w, tap: r, blob: "sha256:" + blob, gone: req.Context().Done()}
+		r.mu.Lock()
+		r.live++
+		r.mu.Unlock()
+		defer func() {
+			r.mu.Lock()
+			r.live--
+			r.ended.Broadcast()
+			r.mu.Unlock()
+		}()
 	}
 	r.Handler.ServeHTTP(w, req)
 }
@@ -54,10 +66,14 @@ func (r *tap) stop(blob string, after int64) {
 	r.blob, r.after = blob, after
 }
 
-// answer makes it answer again.
+// answer makes it answer again, once those whom it did not answer are gone:
+// what it would send them would count, and nobody would get it.
 func (r *tap) answer() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for r.live > 0 {
+		r.ended.Wait()
+	}
 	r.blob = ""
 }
 

@@ -59,6 +59,13 @@ func (r *rangeLog) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.mu.Unlock()
 }
 
+// alter makes it change its answers from now on.
+func (r *rangeLog) alter(change func(w http.ResponseWriter, req *http.Request) http.ResponseWriter) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.change = change
+}
+
 // startRanges is a registry that counts bytes and ranges.
 func startRanges(t *testing.T) (*tap, *rangeLog, string) {
 	t.Helper()
@@ -79,7 +86,7 @@ func TestLargeBlobsComeByRangesSideBySide(t *testing.T) {
 	var waiting sync.WaitGroup
 	waiting.Add(4)
 	var once sync.Map
-	log.change = func(w http.ResponseWriter, req *http.Request) http.ResponseWriter {
+	log.alter(func(w http.ResponseWriter, req *http.Request) http.ResponseWriter {
 		span := req.Header.Get("Range")
 		if n := slices.Index([]string{rangeOf(1), rangeOf(2), rangeOf(3), rangeOf(4)}, span); n >= 0 {
 			if _, again := once.LoadOrStore(n, true); !again {
@@ -88,7 +95,7 @@ func TestLargeBlobsComeByRangesSideBySide(t *testing.T) {
 			<-gate
 		}
 		return w
-	}
+	})
 	go func() { waiting.Wait(); close(gate) }()
 	image := mustPull(t, s, host+"/x:v1")
 	for _, l := range []struct {
@@ -159,7 +166,7 @@ func TestRegistriesWithoutRanges(t *testing.T) {
 			r, log, host := startRanges(t)
 			layer := noise(t, 13, 2<<20)
 			push(t, host+"/x:v1", makeImage(t, layer))
-			log.change = c.change
+			log.alter(c.change)
 			image := mustPull(t, s, host+"/x:v1")
 			blob, size := blobOf(t, layer)
 			if got := r.count(blob); c.once && got != size || got < size {
@@ -199,13 +206,13 @@ func TestRangesGoOnAfterAKill(t *testing.T) {
 	push(t, host+"/x:v1", makeImage(t, layer))
 	blob, size := blobOf(t, layer)
 	// The second range and the fifth stay out, so the part has gaps.
-	log.change = func(w http.ResponseWriter, req *http.Request) http.ResponseWriter {
+	log.alter(func(w http.ResponseWriter, req *http.Request) http.ResponseWriter {
 		if span := req.Header.Get("Range"); span == rangeOf(1) || span == rangeOf(4) {
 			<-req.Context().Done()
 			panic(http.ErrAbortHandler)
 		}
 		return w
-	}
+	})
 	root := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestRangesThatAreKilled$")
 	cmd.Env = append(os.Environ(), "BERTH_TEST_RANGES="+root+" "+host+"/x:v1")
@@ -271,12 +278,12 @@ func TestRangesOfAnotherBlobAreDropped(t *testing.T) {
 	_, log, host := startRanges(t)
 	layer := noise(t, 16, 2<<20)
 	push(t, host+"/x:v1", makeImage(t, layer))
-	log.change = func(w http.ResponseWriter, req *http.Request) http.ResponseWriter {
+	log.alter(func(w http.ResponseWriter, req *http.Request) http.ResponseWriter {
 		if req.Header.Get("Range") == rangeOf(3) {
 			return flipper{w}
 		}
 		return w
-	}
+	})
 	if _, err := s.Pull(context.Background(), PullRequest{Ref: host + "/x:v1"}); !errkind.Is(err, errkind.DataLoss) {
 		t.Errorf("the pull of a blob with one flipped bit ended with %v", err)
 	}
@@ -284,7 +291,7 @@ func TestRangesOfAnotherBlobAreDropped(t *testing.T) {
 		t.Errorf("parts %q are left, %v", parts, err)
 	}
 	log.mu.Lock()
-	log.change = nil
+	log.alter(nil)
 	log.mu.Unlock()
 	mustPull(t, s, host+"/x:v1")
 	sound(t, s)
