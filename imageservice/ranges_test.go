@@ -290,9 +290,7 @@ func TestRangesOfAnotherBlobAreDropped(t *testing.T) {
 	if parts, err := s.blobs.Ingests(); err != nil || len(parts) > 0 {
 		t.Errorf("parts %q are left, %v", parts, err)
 	}
-	log.mu.Lock()
 	log.alter(nil)
-	log.mu.Unlock()
 	mustPull(t, s, host+"/x:v1")
 	sound(t, s)
 }
