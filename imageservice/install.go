@@ -9,7 +9,6 @@ import (
 	"os"
 	"reflect"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -80,14 +79,16 @@ func (s *Service) completeAll(ctx context.Context, layers []source, holds []hold
 	}
 	// What is there is written to disk while the rest is made, to leave little
 	// to the sync that counts.
-	var early sync.WaitGroup
-	early.Go(func() { _ = unix.Syncfs(int(s.dir.Fd())) })
+	early := make(chan error, 1)
+	go func() { early <- unix.Syncfs(int(s.dir.Fd())) }()
 	err = s.settleAll(ctx, holds)
-	early.Wait()
+	// The kernel tells a descriptor of an error of writing once only: the second
+	// sync says nothing of what the first one found.
+	lost := <-early
 	if err != nil {
 		return err
 	}
-	if err := verbPull.step("sync", func() error { return unix.Syncfs(int(s.dir.Fd())) }); err != nil {
+	if err := verbPull.step("sync", func() error { return errors.Join(lost, unix.Syncfs(int(s.dir.Fd()))) }); err != nil {
 		return fmt.Errorf("cannot make layers durable: %w", err)
 	}
 	return nil
