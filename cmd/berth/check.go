@@ -49,7 +49,7 @@ func (c *cli) check(ctx context.Context, cl *client, in api.CheckRequest) ([]api
 	if err != nil || !in.Repair || len(problems) == 0 {
 		return problems, cannot(err, "check the node")
 	}
-	config, err := c.readDockerConfig()
+	config, err := c.logins()
 	if err != nil {
 		return nil, &problem{what: "cannot read the credentials for the repair", why: err.Error(), do: "repair the file"}
 	}

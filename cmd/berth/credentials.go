@@ -86,7 +86,7 @@ func (c *cli) credentials(ctx context.Context, cl *client, ref, creds string) (a
 		}
 		return api.Credentials{Username: user, Password: password}, nil
 	}
-	config, err := c.readDockerConfig()
+	config, err := c.logins()
 	if err != nil {
 		return api.Credentials{}, &problem{what: "cannot read the credentials for " + ref, why: err.Error(), do: "repair the file, or give --creds USER:PASSWORD"}
 	}
@@ -106,21 +106,19 @@ func (c *cli) credentials(ctx context.Context, cl *client, ref, creds string) (a
 	return found, nil
 }
 
-// readDockerConfig reads what docker login wrote; empty if it never did.
-func (c *cli) readDockerConfig() (*dockerConfig, error) {
-	config := &dockerConfig{}
-	file := c.dockerConfig
-	text, err := os.ReadFile(file)
-	if file == "" || errors.Is(err, fs.ErrNotExist) {
-		return config, nil
+// logins gives what docker login wrote; empty if it never did.
+func (c *cli) logins() (*dockerConfig, error) {
+	if c.dockerConfig == "" {
+		return &dockerConfig{}, nil
 	}
-	if err == nil {
-		err = json.Unmarshal(text, config)
+	config, err := readDockerConfig(c.dockerConfig)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &dockerConfig{}, nil
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", c.dockerConfig, err)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return config, nil
+	return &config, nil
 }
 
 func (d *dockerConfig) empty() bool {

@@ -111,7 +111,7 @@ func TestLIMHelpers(t *testing.T) {
 	if err := os.Truncate(file, maxDockerConfig*10_000); err != nil { // a hole, which takes no disk
 		t.Fatal(err)
 	}
-	if _, err := readDockerConfig(file); err == nil || !strings.Contains(err.Error(), "more than") {
+	if _, err := (&cli{dockerConfig: file}).logins(); err == nil || !strings.Contains(err.Error(), "more than") {
 		t.Errorf("got %v", err)
 	}
 }
