@@ -247,7 +247,7 @@ func (t *Table) writeSpec(ctx context.Context, c *container) error {
 	if err := t.cfg.CDI.Inject(oci, c.record().Config.CDIDevices); err != nil {
 		return err
 	}
-	return t.putSpec(c.id, oci)
+	return putSpec(t.bundle(c.id), oci)
 }
 
 func (t *Table) createInShim(ctx context.Context, c *container) error {

@@ -138,14 +138,15 @@ func (t *Table) adjustSpec(ctx context.Context, c *container) error {
 		c.rec.Resources = mergeResources(c.rec.Resources, after)
 		c.mu.Unlock()
 	}
-	return t.putSpec(c.id, oci)
+	return putSpec(t.bundle(c.id), oci)
 }
 
-func (t *Table) specPath(id string) string { return filepath.Join(t.bundle(id), "config.json") }
+// specFile is the OCI specification in a bundle.
+const specFile = "config.json"
 
 // readSpec reads the OCI specification of a container that has not been removed.
 func (t *Table) readSpec(id string) (*specs.Spec, error) {
-	b, err := os.ReadFile(t.specPath(id))
+	b, err := os.ReadFile(filepath.Join(t.bundle(id), specFile))
 	if err != nil {
 		return nil, err
 	}
@@ -153,12 +154,12 @@ func (t *Table) readSpec(id string) (*specs.Spec, error) {
 	return oci, json.Unmarshal(b, oci)
 }
 
-func (t *Table) putSpec(id string, oci *specs.Spec) error {
+func putSpec(bundle string, oci *specs.Spec) error {
 	b, err := json.Marshal(oci)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(t.specPath(id), b, 0o600)
+	return os.WriteFile(filepath.Join(bundle, specFile), b, 0o600)
 }
 
 // Spec is the OCI specification that a container was made with; an error if

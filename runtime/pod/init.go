@@ -2,7 +2,6 @@ package pod
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,11 +46,7 @@ func (t *Table) startInit(ctx context.Context, p *Pod) error {
 	}
 	oci := t.initSpec(p)
 	oci.Linux.Seccomp = seccomp
-	b, err := json.Marshal(oci)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), b, 0o600); err != nil {
+	if err := putSpec(dir, oci); err != nil {
 		return err
 	}
 	shim, err := t.shims.client(ctx, p)
