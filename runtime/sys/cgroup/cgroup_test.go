@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -32,11 +33,13 @@ func hosts(t *testing.T) map[string]host {
 	return out
 }
 
-// fresh is the path of a group of this test's own, removed at its end.
+// fresh is the path of a group of this test's own, removed at its end. Its top
+// is the test's own too: the two hosts share the v2 hierarchy, and tests run
+// side by side.
 func fresh(t *testing.T, h host) string {
 	t.Helper()
-	path := fmt.Sprintf("/berth-test-%d/%s", os.Getpid(), filepath.Base(t.TempDir()))
-	top := filepath.Dir(path)
+	top := fmt.Sprintf("/berth-test-%d-%s", os.Getpid(), strings.ReplaceAll(t.Name(), "/", "-"))
+	path := filepath.Join(top, "group")
 	t.Cleanup(func() {
 		if err := errors.Join(h.kill(top, unix.SIGKILL), h.remove(top)); err != nil {
 			t.Error(err)
