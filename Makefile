@@ -90,7 +90,7 @@ lint: ## gofmt, go vet, and golangci-lint where it is installed
 	  if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
 	CGO_ENABLED=1 $(GO) vet -tags "$(SHIM_TAGS)" ./...
 	CGO_ENABLED=0 $(GO) vet -tags failpoint ./runtime/sys/fail ./cmd/berthd
-	CGO_ENABLED=0 $(GO) vet -tags e2e,crash ./hack/...
+	CGO_ENABLED=0 $(GO) vet -tags e2e,crash,soak ./hack/...
 	@if command -v golangci-lint >/dev/null; then golangci-lint run ./...; fi
 
 .PHONY: test-unit
@@ -114,6 +114,13 @@ critest: bin ## kubernetes' specs of CRI, all 122 (root)
 crash: bin bin/failpoint/berthd $(CACHE)/crictl ## kill the daemon before and after every step, and the shim (root)
 	$(GO) test -count=1 -tags crash -timeout 60m -v ./hack/crash/...
 	$(GO) test -count=1 -tags e2e -timeout 10m -v -run 'Killed' ./hack/e2e/...
+
+.PHONY: soak
+soak: bin $(CACHE)/crictl ## the long runs: thousands of sessions, logs under kills (root)
+	$(GO) test -count=1 -tags soak -timeout 60m -v ./hack/soak/...
+
+.PHONY: test-all
+test-all: test crash critest soak ## everything there is (root)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each (10s)
