@@ -100,7 +100,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		AppArmor: defaultAppArmor(ctx),
 		Hooks:    hooks.forPods(),
 
-		Observe: counts.Stepped,
+		Observe: observeSteps(counts),
 		Exited:  counts.Exited,
 		Righted: counts.Righted,
 	})

@@ -46,7 +46,7 @@ type Config struct {
 	// Hooks, if set, are asked and told of the turns of pods' lives.
 	Hooks Hooks
 	// Observe, if set, is told of every step of every verb.
-	Observe func(verb, step string, took time.Duration, err error)
+	Observe steps.Observe
 	// Exited, if set, is told of every exit of a container once it is published.
 	Exited func(spec.Exit)
 	// Righted, if set, is told of each difference between the records and the

@@ -34,9 +34,12 @@ type Step struct {
 type Plan struct {
 	Verb  string
 	Steps []Step
-	// Observe, if set, is told of every step done, with its duration and error.
-	Observe func(verb, step string, took time.Duration, err error)
+	Observe Observe // nil: nobody
 }
+
+// Observe is told of a step before it is done. The context that it returns is
+// the step's, and the function is told of its end, with its error.
+type Observe func(ctx context.Context, verb, step string) (context.Context, func(error))
 
 // Run does the steps in order. At the first that fails it undoes that one and
 // all before it, in reverse, and returns the failure joined with what the
@@ -44,18 +47,22 @@ type Plan struct {
 func (p Plan) Run(ctx context.Context) (undone bool, err error) {
 	for i, s := range p.Steps {
 		fail.Hit(p.Verb + "/" + s.Name + "/before")
-		start := time.Now()
-		err := s.Do(ctx)
-		if p.Observe != nil {
-			p.Observe(p.Verb, s.Name, time.Since(start), err)
-		}
-		if err != nil {
+		if err := p.do(ctx, s); err != nil {
 			undoErr := undo(ctx, p.Steps[:i+1])
 			return undoErr == nil, errors.Join(err, undoErr)
 		}
 		fail.Hit(p.Verb + "/" + s.Name + "/after")
 	}
 	return false, nil
+}
+
+func (p Plan) do(ctx context.Context, s Step) (err error) {
+	if p.Observe != nil {
+		var done func(error)
+		ctx, done = p.Observe(ctx, p.Verb, s.Name)
+		defer func() { done(err) }()
+	}
+	return s.Do(ctx)
 }
 
 // Undo undoes the whole table in reverse, whatever was done of it.

@@ -3,6 +3,7 @@ package steps_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -62,6 +63,36 @@ func TestCanceledCallerDoesNotStopTheUndo(t *testing.T) {
 	var log []string
 	if undone, err := plan(&log, "c", "").Run(ctx); !undone {
 		t.Fatalf("a canceled caller stopped the undo: %v", err)
+	}
+}
+
+// Whoever observes is told of each step once, before and after it, and gives it
+// its context; the undo has the verb's own.
+func TestStepsAreObservedAroundTheirDo(t *testing.T) {
+	t.Parallel()
+	type key struct{}
+	var log []string
+	p := plan(&log, "b", "")
+	p.Observe = func(ctx context.Context, verb, step string) (context.Context, func(error)) {
+		log = append(log, "begin "+verb+"/"+step)
+		return context.WithValue(ctx, key{}, step), func(err error) { log = append(log, fmt.Sprintf("end %s %v", step, err)) }
+	}
+	do, undo := p.Steps[0].Do, p.Steps[0].Undo
+	p.Steps[0].Do = func(ctx context.Context) error {
+		if got := ctx.Value(key{}); got != "a" {
+			t.Errorf("the step has the context of %v", got)
+		}
+		return do(ctx)
+	}
+	p.Steps[0].Undo = func(ctx context.Context) error {
+		if got := ctx.Value(key{}); got != nil {
+			t.Errorf("the undo has the context of step %v", got)
+		}
+		return undo(ctx)
+	}
+	_, _ = p.Run(t.Context())
+	if want := []string{"begin verb/a", "+a", "end a <nil>", "begin verb/b", "+b", "end b b broke", "-b", "-a"}; !slices.Equal(log, want) {
+		t.Errorf("got %q, want %q", log, want)
 	}
 }
 
