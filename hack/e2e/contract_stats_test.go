@@ -1,0 +1,260 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-runtime/berth/hack/lab"
+	"github.com/berth-runtime/berth/runtime/sys/cgroup"
+)
+
+// kernelStats reads a figure of a container's cgroup: of the file of v1 or v2,
+// all of it, or the number after key.
+func (n *node) kernelStats(id, one, two, key string) uint64 {
+	n.t.Helper()
+	path := filepath.Join("/sys/fs/cgroup", filepath.Dir(one), n.CgroupParent, id, filepath.Base(one))
+	if cgroup.Unified() {
+		path = filepath.Join("/sys/fs/cgroup", n.CgroupParent, id, two)
+	}
+	for line := range strings.Lines(readText(n.t, path)) {
+		fields := strings.Fields(line)
+		if key == "" || fields[0] == key {
+			v, err := strconv.ParseUint(fields[len(fields)-1], 10, 64)
+			if err != nil {
+				n.t.Fatal(err)
+			}
+			return v
+		}
+	}
+	n.t.Fatalf("%s has no %s", path, key)
+	return 0
+}
+
+// ofVersion gives the name of a figure in the interface that the machine has.
+func ofVersion(one, two string) string {
+	if cgroup.Unified() {
+		return two
+	}
+	return one
+}
+
+// TestStatsFields compares the statistics of a container that has done its
+// work with what the kernel and the disk say, in each way to ask.
+func TestStatsFields(t *testing.T) {
+	n := newNode(t, lab.Options{})
+	ref, _ := contractImage(t, n)
+	const limit, written = 256 << 20, 4 << 20
+	config := lab.ContainerConfig("c", ref, "sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; dd if=/dev/zero of=/layer bs=1M count=4 2>/dev/null; dd if=/dev/zero of=/dev/shm/x bs=1M count=8 2>/dev/null; sync; echo done; exec sleep 600")
+	config.Labels, config.Annotations = map[string]string{"l": "1"}, map[string]string{"a": "2"}
+	config.Linux.Resources = &criv1.LinuxContainerResources{MemoryLimitInBytes: limit}
+	pod, id := n.run("stats", config)
+	n.eventually(func() error {
+		if len(logLines(t, n, "stats")) == 0 {
+			return errors.New("it still works")
+		}
+		return nil
+	})
+	begin := time.Now().UnixNano()
+	first, err := n.runtime().ContainerStats(t.Context(), &criv1.ContainerStatsRequest{ContainerId: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := first.Stats
+	if want := (&criv1.ContainerAttributes{Id: id, Metadata: config.Metadata, Labels: config.Labels, Annotations: config.Annotations}); !proto.Equal(s.Attributes, want) {
+		t.Errorf("attributes %v, want %v", s.Attributes, want)
+	}
+	for what, at := range map[string]int64{"cpu": s.Cpu.GetTimestamp(), "memory": s.Memory.GetTimestamp(), "writable_layer": s.WritableLayer.GetTimestamp()} {
+		if at < begin || at > time.Now().UnixNano() {
+			t.Errorf("%s: timestamp %d", what, at)
+		}
+	}
+	const stat = "memory/memory.stat"
+	working := func() uint64 {
+		return n.kernelStats(id, "memory/memory.usage_in_bytes", "memory.current", "") - n.kernelStats(id, stat, "memory.stat", ofVersion("total_inactive_file", "inactive_file"))
+	}
+	for what, c := range map[string]struct{ got, want, slack uint64 }{
+		"usage_core_nano_seconds": {s.Cpu.UsageCoreNanoSeconds.GetValue(), n.kernelStats(id, "cpuacct/cpuacct.usage", "cpu.stat", ofVersion("", "usage_usec")) * map[bool]uint64{true: 1000, false: 1}[cgroup.Unified()], 5e6},
+		"memory.usage_bytes":      {s.Memory.UsageBytes.GetValue(), n.kernelStats(id, "memory/memory.usage_in_bytes", "memory.current", ""), 1 << 20},
+		"working_set_bytes":       {s.Memory.WorkingSetBytes.GetValue(), working(), 1 << 20},
+		"available_bytes":         {s.Memory.AvailableBytes.GetValue(), limit - working(), 1 << 20},
+		"rss_bytes":               {s.Memory.RssBytes.GetValue(), n.kernelStats(id, stat, "memory.stat", ofVersion("total_rss", "anon")), 1 << 20},
+		"page_faults":             {s.Memory.PageFaults.GetValue(), n.kernelStats(id, stat, "memory.stat", ofVersion("total_pgfault", "pgfault")), 100},
+		"major_page_faults":       {s.Memory.MajorPageFaults.GetValue(), n.kernelStats(id, stat, "memory.stat", ofVersion("total_pgmajfault", "pgmajfault")), 100},
+		"writable_layer.used":     {s.WritableLayer.GetUsedBytes().GetValue(), written, 1 << 20},
+	} {
+		if max(c.got, c.want)-min(c.got, c.want) > c.slack {
+			t.Errorf("%s is %d, the kernel has %d", what, c.got, c.want)
+		}
+	}
+	if s.Cpu.UsageCoreNanoSeconds.GetValue() == 0 || s.Memory.UsageBytes.GetValue() < 8<<20 || s.Memory.PageFaults.GetValue() == 0 {
+		t.Errorf("nothing was used: %v", s)
+	}
+	if inodes := s.WritableLayer.GetInodesUsed().GetValue(); inodes < 2 || inodes > 20 {
+		t.Errorf("the layer has %d inodes, of one file", inodes)
+	}
+	if st, err := os.Stat(s.WritableLayer.GetFsId().GetMountpoint()); err != nil || !st.IsDir() {
+		t.Errorf("the layer's file system %v: %v", s.WritableLayer.GetFsId(), err)
+	}
+	if cgroup.SwapLimit() && (s.Swap.GetTimestamp() < begin || s.Swap.GetSwapUsageBytes() == nil || s.Swap.GetSwapAvailableBytes() == nil) {
+		t.Errorf("swap %v", s.Swap)
+	}
+	n.statsAreListed(pod, id)
+	n.eventually(func() error {
+		if r, err := n.runtime().ContainerStats(t.Context(), &criv1.ContainerStatsRequest{ContainerId: id}); err != nil || r.Stats.Cpu.UsageNanoCores == nil {
+			return fmt.Errorf("no usage_nano_cores: %v, %w", r, err)
+		}
+		return nil
+	})
+}
+
+// statsAreListed asks for them by each filter, as a list and as a stream.
+func (n *node) statsAreListed(pod, id string) {
+	n.t.Helper()
+	none := strings.Repeat("0", 64)
+	for what, c := range map[string]struct {
+		filter *criv1.ContainerStatsFilter
+		found  bool
+	}{
+		"nil":                  {nil, true},
+		"all":                  {&criv1.ContainerStatsFilter{Id: id[:12], PodSandboxId: pod, LabelSelector: map[string]string{"l": "1"}}, true},
+		"another id":           {&criv1.ContainerStatsFilter{Id: none}, false},
+		"another pod":          {&criv1.ContainerStatsFilter{PodSandboxId: none}, false},
+		"other label_selector": {&criv1.ContainerStatsFilter{LabelSelector: map[string]string{"l": "2"}}, false},
+	} {
+		list, err := n.runtime().ListContainerStats(n.t.Context(), &criv1.ListContainerStatsRequest{Filter: c.filter})
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		stream, err := n.runtime().StreamContainerStats(n.t.Context(), &criv1.StreamContainerStatsRequest{Filter: c.filter})
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		streamed, err := all(stream.Recv, (*criv1.StreamContainerStatsResponse).GetContainerStats)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		for how, items := range map[string][]*criv1.ContainerStats{"list": list.Stats, "stream": streamed} {
+			if (len(items) == 1) != c.found || c.found && items[0].Attributes.Id != id {
+				n.t.Errorf("%s by %s: %v", how, what, items)
+			}
+		}
+	}
+}
+
+// all reads a stream of lists to its end.
+func all[M, I any](recv func() (M, error), items func(M) []I) ([]I, error) {
+	var out []I
+	for {
+		m, err := recv()
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, items(m)...)
+	}
+}
+
+// TestVerbFields observes the fields of requests that are no configuration.
+func TestVerbFields(t *testing.T) {
+	n := newNode(t, lab.Options{})
+	ref, _ := contractImage(t, n)
+	rt, ctx := n.runtime(), t.Context()
+	pod, id := n.run("verbs", lab.ContainerConfig("c", ref, "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"))
+
+	t.Run("ExecSync", func(t *testing.T) {
+		out, err := rt.ExecSync(ctx, &criv1.ExecSyncRequest{ContainerId: id[:12], Cmd: []string{"sh", "-c", `echo "$0"; echo err >&2; exit 5`, "a b"}, Timeout: 60})
+		if err != nil || string(out.Stdout) != "a b\n" || string(out.Stderr) != "err\n" || out.ExitCode != 5 {
+			t.Errorf("%v, %v", out, err)
+		}
+		_, err = rt.ExecSync(ctx, &criv1.ExecSyncRequest{ContainerId: id, Cmd: []string{"tail", "-f", "/dev/null"}, Timeout: 1})
+		refused(t, "timeout", err, codes.DeadlineExceeded)
+		if err := n.finds(id, "pidof tail || echo gone", "gone"); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("verbose", func(t *testing.T) {
+		for _, verbose := range []bool{false, true} {
+			p, err1 := rt.PodSandboxStatus(ctx, &criv1.PodSandboxStatusRequest{PodSandboxId: pod, Verbose: verbose})
+			c, err2 := rt.ContainerStatus(ctx, &criv1.ContainerStatusRequest{ContainerId: id, Verbose: verbose})
+			s, err3 := rt.Status(ctx, &criv1.StatusRequest{Verbose: verbose})
+			i, err4 := n.images().ImageStatus(ctx, &criv1.ImageStatusRequest{Image: &criv1.ImageSpec{Image: ref}, Verbose: verbose})
+			if err := errors.Join(err1, err2, err3, err4); err != nil {
+				t.Fatal(err)
+			}
+			for what, info := range map[string]map[string]string{"pod": p.Info, "container": c.Info, "runtime": s.Info, "image": i.Info} {
+				if (len(info) > 0) != verbose {
+					t.Errorf("%s, verbose %t: %v", what, verbose, info)
+				}
+			}
+			if verbose {
+				var info struct{ Pid int }
+				decode(t, c.Info["info"], &info)
+				if line := readText(t, fmt.Sprintf("/proc/%d/cmdline", info.Pid)); !strings.Contains(line, "trap") {
+					t.Errorf("process %d is %q", info.Pid, line)
+				}
+			}
+		}
+	})
+	t.Run("ReopenContainerLog", func(t *testing.T) {
+		log := filepath.Join(n.Logs, "verbs", "c.log")
+		if err := os.Rename(log, log+".1"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := rt.ReopenContainerLog(ctx, &criv1.ReopenContainerLogRequest{ContainerId: id}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(log); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("UpdateContainerResources annotations", func(t *testing.T) {
+		_, err := rt.UpdateContainerResources(ctx, &criv1.UpdateContainerResourcesRequest{ContainerId: id, Annotations: map[string]string{"any": "thing"}, Linux: &criv1.LinuxContainerResources{CpuShares: 512}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.finds(id, "cat /sys/fs/cgroup/"+ofVersion("cpu/cpu.shares", "cpu.weight"), ofVersion("512", "59")); err != nil {
+			t.Error(err)
+		}
+		if got := n.status(id).Annotations; len(got) != 0 {
+			t.Errorf("the container has the annotations %v", got)
+		}
+	})
+	t.Run("StopContainer timeout", func(t *testing.T) {
+		begin := time.Now()
+		if _, err := rt.StopContainer(ctx, &criv1.StopContainerRequest{ContainerId: id, Timeout: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begin); took < time.Second {
+			t.Errorf("a container that ignores the signal was killed after %v", took)
+		}
+		if err := exited(n, id, 137); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("image runtime_handler", func(t *testing.T) {
+		_, err := n.images().PullImage(ctx, &criv1.PullImageRequest{Image: &criv1.ImageSpec{Image: ref, RuntimeHandler: "kata"}})
+		refused(t, "a pull for an unknown handler", err, codes.InvalidArgument)
+	})
+	t.Run("UpdateRuntimeConfig", func(t *testing.T) {
+		for _, cidr := range []string{"", "10.1.0.0/16", "10.1.0.0/16,fd00::/64"} {
+			if _, err := rt.UpdateRuntimeConfig(ctx, &criv1.UpdateRuntimeConfigRequest{RuntimeConfig: &criv1.RuntimeConfig{NetworkConfig: &criv1.NetworkConfig{PodCidr: cidr}}}); err != nil {
+				t.Errorf("%q: %v", cidr, err)
+			}
+		}
+	})
+}
