@@ -207,13 +207,24 @@ func (fs *forkers) awaitStart(f *forker, c *container) (answer, error) {
 		return a, nil
 	case <-deadline.C:
 	}
-	frozen := cgroup.Frozen(c.cgroup)
+	frozen := c.frozen()
 	fs.log.Printf("an exec in container %s has not started in %s (frozen: %t): its processes are killed", c.ID, startDeadline, frozen)
 	go f.unstick()
 	if frozen {
 		return answer{}, errkind.New(errkind.FailedPrecondition, "it is frozen")
 	}
 	return answer{}, errkind.New(errkind.DeadlineExceeded, "the process has not started in %s: the container may be starved of CPU or memory", startDeadline)
+}
+
+// frozen tells whether an exec could not run. libcontainer puts it into the
+// container's cgroup, or into that of init where the kernel wants the former
+// to have groups below it only.
+func (c *container) frozen() bool {
+	if cgroup.Frozen(c.cgroup) {
+		return true
+	}
+	group, err := cgroup.Of(c.init.Pid)
+	return err == nil && cgroup.Frozen(group)
 }
 
 // unstick ends a forker that stalled. What it has forked is killed first, as a

@@ -3,6 +3,7 @@ package shim_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,17 +25,20 @@ func ownCgroup(s *specs.Spec) {
 }
 
 // TestExecFrozen is of a container that freezes itself: an exec in it says so,
-// and everybody else's containers take no notice.
+// and everybody else's containers take no notice. A host that delegates
+// namespaces lets it freeze a group of its own only, into which it drives execs
+// by passing a controller down.
 func TestExecFrozen(t *testing.T) {
 	l := newLabOn(t, true)
-	l.run(l.bundle("cold", ownCgroup, "sh", "-c", "echo 1 >/sys/fs/cgroup/cgroup.freeze; sleep 1000"))
-	freeze := filepath.Join(l.group("cold"), "cgroup.freeze")
+	l.run(l.bundle("cold", ownCgroup, "sh", "-ec", `cd /sys/fs/cgroup; mkdir own; echo 0 >own/cgroup.procs
+		read first rest <cgroup.controllers; echo +$first >cgroup.subtree_control; echo 1 >own/cgroup.freeze; sleep 1000`))
+	freeze := filepath.Join(l.group("cold"), "own/cgroup.freeze")
 	// A shim that is held up must be so no longer when it is asked to end: the
 	// execs then succeed, which fails the test.
 	thaw := func() { _ = os.WriteFile(freeze, []byte("0"), 0) }
 	t.Cleanup(thaw)
 	defer time.AfterFunc(time.Minute, thaw).Stop()
-	l.eventually("the container freezes itself", func() bool { return cgroup.Frozen(l.parent + "/cold") })
+	l.eventually("the container freezes itself", func() bool { return cgroup.Frozen(l.parent + "/cold/own") })
 
 	var stuck sync.WaitGroup
 	for range 3 {
@@ -55,6 +59,58 @@ func TestExecFrozen(t *testing.T) {
 	if out, e, err := l.execOut("cold", "echo", "again"); err != nil || e.Code != 0 || out != "again\n" {
 		t.Errorf("exec after the thaw: %q, %+v, %v", out, e, err)
 	}
+}
+
+// TestExecStarved is of a container whose busy loops use up the little CPU
+// time that it may have: an exec in it comes to nothing in bounded time, and
+// everybody else's containers take no notice.
+func TestExecStarved(t *testing.T) {
+	l := newLabOn(t, true)
+	if !l.controls("cpu") {
+		t.Skip("the host's v2 hierarchy has no cpu controller: make test-vm has")
+	}
+	l.run(l.bundle("hungry", nil, "sh", "-c", "while :; do :; done & while :; do :; done"))
+	l.eventually("its loops run", func() bool { return l.processes("hungry") > 1 })
+	// A thousandth of a CPU, from now on.
+	limit := filepath.Join(l.group("hungry"), "cpu.max")
+	if err := os.WriteFile(limit, []byte("1000 1000000"), 0); err != nil {
+		t.Fatal(err)
+	}
+	// To end its processes need CPU time too.
+	feed := func() { _ = os.WriteFile(limit, []byte("max"), 0) }
+	t.Cleanup(feed)
+	defer time.AfterFunc(time.Minute, feed).Stop()
+	l.eventually("it is throttled", func() bool {
+		b, err := os.ReadFile(filepath.Join(l.group("hungry"), "cpu.stat"))
+		return err == nil && !strings.Contains(string(b), "nr_throttled 0\n")
+	})
+
+	var stuck sync.WaitGroup
+	for range 3 {
+		stuck.Go(func() {
+			if _, _, err := l.execOut("hungry", "true"); !errkind.Is(err, errkind.DeadlineExceeded) || !strings.Contains(err.Error(), "starved") {
+				t.Errorf("an exec in a starved container: %v", err)
+			}
+		})
+	}
+	l.eventually("an exec is cloned into the starved cgroup", func() bool { return l.processes("hungry") > 2 })
+	l.othersGoOn()
+	stuck.Wait()
+
+	feed()
+	l.eventually("only its loops are left in the container", func() bool { return l.processes("hungry") == 2 })
+	if out, e, err := l.execOut("hungry", "echo", "again"); err != nil || e.Code != 0 || out != "again\n" {
+		t.Errorf("exec with CPU time again: %q, %+v, %v", out, e, err)
+	}
+}
+
+// controls tells whether the v2 hierarchy has the controller.
+func (l *lab) controls(controller string) bool {
+	b, err := os.ReadFile(filepath.Join(filepath.Dir(filepath.Dir(l.group("c"))), "cgroup.controllers"))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return slices.Contains(strings.Fields(string(b)), controller)
 }
 
 // processes counts those of a container, stages of starts included.

@@ -153,18 +153,19 @@ func TestDeleteRunning(t *testing.T) {
 }
 
 func TestDeleteFrozen(t *testing.T) {
-	l := newLab(t)
-	if cgroup.Unified() {
-		t.Skip("needs the v1 freezer")
-	}
-	l.run(l.bundle("c", nil, "sleep", "1000"))
-	state := filepath.Join("/sys/fs/cgroup/freezer", l.parent, "c/freezer.state")
-	if err := os.WriteFile(state, []byte("FROZEN"), 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Delete(t.Context(), "c"); err != nil {
-		t.Fatal(err)
-	}
+	onBoth(t, func(t *testing.T, l *lab) {
+		l.run(l.bundle("c", nil, "sleep", "1000"))
+		file, word := filepath.Join(l.group("c"), "cgroup.freeze"), "1"
+		if !l.v2 {
+			file, word = filepath.Join("/sys/fs/cgroup/freezer", l.parent, "c/freezer.state"), "FROZEN"
+		}
+		if err := os.WriteFile(file, []byte(word), 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Delete(t.Context(), "c"); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 func TestStdin(t *testing.T) {
@@ -273,9 +274,6 @@ func TestReopenLog(t *testing.T) {
 
 func TestUpdate(t *testing.T) {
 	l := newLab(t)
-	if cgroup.Unified() {
-		t.Skip("reads v1 files")
-	}
 	l.run(l.bundle("c", nil, "sleep", "1000"))
 	file := filepath.Join(l.dir, "r.json")
 	if err := os.WriteFile(file, []byte(`{"memory":{"limit":33554432},"cpu":{"shares":512}}`), 0o600); err != nil {
@@ -284,10 +282,15 @@ func TestUpdate(t *testing.T) {
 	if err := l.Update(t.Context(), "c", file); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]string{"memory/%s/memory.limit_in_bytes": "33554432", "cpu/%s/cpu.shares": "512"} {
+	want := map[string]string{"memory/%s/memory.limit_in_bytes": "33554432", "cpu/%s/cpu.shares": "512"}
+	if cgroup.Unified() {
+		// 1024 shares are the default weight of 100, and 2 the least, 1.
+		want = map[string]string{"%s/memory.max": "33554432", "%s/cpu.weight": "59"}
+	}
+	for path, value := range want {
 		b, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", fmt.Sprintf(path, l.parent+"/c")))
-		if strings.TrimSpace(string(b)) != want {
-			t.Errorf("%s: %q, %v", path, b, err)
+		if strings.TrimSpace(string(b)) != value {
+			t.Errorf("%s: %q, want %s, %v", path, b, value, err)
 		}
 	}
 	if _, e, err := l.execOut("c", "true"); err != nil || e.Code != 0 {

@@ -148,31 +148,61 @@ func TestKillFrozen(t *testing.T) {
 }
 
 func TestOOMKills(t *testing.T) {
-	h := hosts(t)["v1"]
-	if h.root == "" {
-		t.Skip("needs cgroup v1")
+	for name, h := range hosts(t) {
+		t.Run(name, func(t *testing.T) {
+			if !h.controls("memory") {
+				t.Skip("this hierarchy has no memory controller: make test-vm has")
+			}
+			path := fresh(t, h)
+			if _, err := h.oomKills(path); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("absent group: %v, want %v", err, os.ErrNotExist)
+			}
+			if err := h.create(path + "/below"); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := h.oomKills(path); err != nil || n != 0 {
+				t.Fatalf("before: %d, %v", n, err)
+			}
+			eatTooMuch(t, h, path+"/below")
+			if n, err := h.oomKills(path); err != nil || n == 0 {
+				t.Errorf("after: %d, %v", n, err)
+			}
+		})
 	}
-	path := fresh(t, h)
-	if _, err := h.oomKills(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("absent group: %v, want %v", err, os.ErrNotExist)
+}
+
+// eatTooMuch lets a process be killed for its memory in the group.
+func eatTooMuch(t *testing.T, h host, path string) {
+	t.Helper()
+	dir, limit, swap := filepath.Join(h.root, path), "memory.max", "memory.swap.max"
+	if !h.unified() {
+		dir, limit, swap = filepath.Join(h.root, "memory", path), "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
 	}
-	if err := h.create(path + "/below"); err != nil {
+	if err := writeFile(filepath.Join(dir, limit), "8388608"); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := h.oomKills(path); err != nil || n != 0 {
-		t.Fatalf("before: %d, %v", n, err)
-	}
-	memory := filepath.Join(h.root, "memory", path, "below")
-	if err := writeFile(filepath.Join(memory, "memory.limit_in_bytes"), "8388608"); err != nil {
-		t.Fatal(err)
-	}
-	_ = writeFile(filepath.Join(memory, "memory.memsw.limit_in_bytes"), "8388608")
-	script := fmt.Sprintf("echo $$ > %s/cgroup.procs && exec tail /dev/zero", memory)
+	_ = writeFile(filepath.Join(dir, swap), "8388608") // absent where swap is not counted
+	script := fmt.Sprintf("echo $$ > %s/cgroup.procs && exec tail /dev/zero", dir)
 	if err := exec.Command("sh", "-c", script).Run(); err == nil {
 		t.Fatal("a process ate more memory than its group may have")
 	}
-	if n, err := h.oomKills(path); err != nil || n == 0 {
-		t.Errorf("after: %d, %v", n, err)
+}
+
+func TestOf(t *testing.T) {
+	for name, h := range hosts(t) {
+		if name != "v2" {
+			continue
+		}
+		path := fresh(t, h)
+		if err := h.create(path); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Of(put(t, h, path).Process.Pid); err != nil || got != path {
+			t.Errorf("got %q, %v, want %q", got, err, path)
+		}
+	}
+	if got, err := Of(-1); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("of no process: %q, %v", got, err)
 	}
 }
 

@@ -63,6 +63,21 @@ func (h host) frozen(path string) bool {
 	return false
 }
 
+// Of is the path of the v2 group that a process is in; on a hybrid host it may
+// be in others of v1 besides.
+func Of(pid int) (string, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return "", fmt.Errorf("cannot find the cgroup of process %d: %w", pid, err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if path, ok := strings.CutPrefix(line, "0::"); ok {
+			return strings.TrimSuffix(path, "\n"), nil
+		}
+	}
+	return "", fmt.Errorf("cannot find the cgroup of process %d: the host has no v2 hierarchy", pid)
+}
+
 // OOMKills counts the processes of the group and those below that the
 // kernel's OOM killer ended. The error of an absent group is os.ErrNotExist.
 func OOMKills(path string) (uint64, error) { return local().oomKills(path) }
