@@ -318,3 +318,31 @@ func (n *node) same(when string, want *criv1.ContainerStatus, pod string) {
 		}
 	}
 }
+
+// TestPodAddresses compares the addresses that a pod's status tells with those
+// of its interface.
+func TestPodAddresses(t *testing.T) {
+	n := newNode(t, lab.Options{})
+	n.crictl("pull", n.shell)
+	pod, id := n.run("addresses", lab.ContainerConfig("c", n.shell, "sleep", "600"))
+	network := n.podStatus(pod).Network
+	want := []string{network.GetIp()}
+	for _, ip := range network.GetAdditionalIps() {
+		want = append(want, ip.GetIp())
+	}
+	if len(want) != len(n.Subnets) {
+		t.Errorf("the pod has the addresses %q of the networks %v", want, n.Subnets)
+	}
+	if err := n.finds(id, "ip addr show dev eth0 scope global | awk '/inet/ {sub(\"/.*\", \"\", $2); print $2}'", strings.Join(want, "\n")); err != nil {
+		t.Error(err)
+	}
+	sandbox := n.podConfig("on-host")
+	sandbox.Linux.SecurityContext.NamespaceOptions.Network = criv1.NamespaceMode_NODE
+	made, err := n.runtime().RunPodSandbox(t.Context(), &criv1.RunPodSandboxRequest{Config: sandbox})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if network := n.podStatus(made.PodSandboxId).Network; network.GetIp() != "" || len(network.GetAdditionalIps()) != 0 {
+		t.Errorf("on the host's network it has %v", network)
+	}
+}

@@ -120,6 +120,80 @@ func TestStatsFields(t *testing.T) {
 	})
 }
 
+// TestPodStatsFields compares the statistics of a pod with what its kernel
+// says, in each way to ask.
+func TestPodStatsFields(t *testing.T) {
+	n := newNode(t, lab.Options{})
+	ref, _ := contractImage(t, n)
+	sandbox := n.podConfig("stats")
+	sandbox.Labels, sandbox.Annotations = map[string]string{"l": "1"}, map[string]string{"a": "2"}
+	pod, id, err := n.RunPod(t.Context(), sandbox, lab.ContainerConfig("c", ref))
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now().UnixNano()
+	r, err := n.runtime().PodSandboxStats(t.Context(), &criv1.PodSandboxStatsRequest{PodSandboxId: pod})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (&criv1.PodSandboxAttributes{Id: pod, Metadata: sandbox.Metadata, Labels: sandbox.Labels, Annotations: sandbox.Annotations}); !proto.Equal(r.Stats.Attributes, want) {
+		t.Errorf("attributes %v, want %v", r.Stats.Attributes, want)
+	}
+	s := r.Stats.Linux
+	for what, at := range map[string]int64{"cpu": s.Cpu.GetTimestamp(), "memory": s.Memory.GetTimestamp(), "network": s.Network.GetTimestamp(), "process": s.Process.GetTimestamp()} {
+		if at < begin || at > time.Now().UnixNano() {
+			t.Errorf("%s: timestamp %d", what, at)
+		}
+	}
+	if s.Process.ProcessCount.GetValue() != 1 || len(s.Containers) != 1 || s.Containers[0].Attributes.Id != id {
+		t.Errorf("processes %v, containers %v", s.Process, s.Containers)
+	}
+	if s.Cpu.UsageCoreNanoSeconds.GetValue() == 0 || s.Memory.UsageBytes.GetValue() == 0 || s.Memory.WorkingSetBytes.GetValue() == 0 {
+		t.Errorf("usage %v %v", s.Cpu, s.Memory)
+	}
+	eth := s.Network.GetDefaultInterface()
+	if eth.GetName() != "eth0" || len(s.Network.GetInterfaces()) != 0 {
+		t.Errorf("interfaces %v", s.Network)
+	}
+	for file, got := range map[string]*criv1.UInt64Value{"rx_bytes": eth.GetRxBytes(), "tx_bytes": eth.GetTxBytes(), "rx_errors": eth.GetRxErrors(), "tx_errors": eth.GetTxErrors()} {
+		out, err := n.runtime().ExecSync(t.Context(), &criv1.ExecSyncRequest{ContainerId: id, Cmd: []string{"cat", "/sys/class/net/eth0/statistics/" + file}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Neighbours are looked for meanwhile.
+		if has, err := strconv.ParseUint(strings.TrimSpace(string(out.Stdout)), 10, 64); err != nil || got == nil || got.Value > has || has-got.Value > 1<<16 {
+			t.Errorf("%s is %v, the kernel has %d, %v", file, got, has, err)
+		}
+	}
+	for what, c := range map[string]struct {
+		filter *criv1.PodSandboxStatsFilter
+		found  bool
+	}{
+		"nil":                  {nil, true},
+		"all":                  {&criv1.PodSandboxStatsFilter{Id: pod[:12], LabelSelector: map[string]string{"l": "1"}}, true},
+		"another id":           {&criv1.PodSandboxStatsFilter{Id: id}, false},
+		"other label_selector": {&criv1.PodSandboxStatsFilter{LabelSelector: map[string]string{"l": "2"}}, false},
+	} {
+		list, err := n.runtime().ListPodSandboxStats(t.Context(), &criv1.ListPodSandboxStatsRequest{Filter: c.filter})
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream, err := n.runtime().StreamPodSandboxStats(t.Context(), &criv1.StreamPodSandboxStatsRequest{Filter: c.filter})
+		if err != nil {
+			t.Fatal(err)
+		}
+		streamed, err := all(stream.Recv, (*criv1.StreamPodSandboxStatsResponse).GetPodSandboxStats)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for how, items := range map[string][]*criv1.PodSandboxStats{"list": list.Stats, "stream": streamed} {
+			if (len(items) == 1) != c.found || c.found && items[0].Attributes.Id != pod {
+				t.Errorf("%s by %s: %v", how, what, items)
+			}
+		}
+	}
+}
+
 // statsAreListed asks for them by each filter, as a list and as a stream.
 func (n *node) statsAreListed(pod, id string) {
 	n.t.Helper()
@@ -249,6 +323,22 @@ func TestVerbFields(t *testing.T) {
 	t.Run("image runtime_handler", func(t *testing.T) {
 		_, err := n.images().PullImage(ctx, &criv1.PullImageRequest{Image: &criv1.ImageSpec{Image: ref, RuntimeHandler: "kata"}})
 		refused(t, "a pull for an unknown handler", err, codes.InvalidArgument)
+	})
+	t.Run("ImageFsInfo", func(t *testing.T) {
+		begin := time.Now().UnixNano()
+		info, err := n.images().ImageFsInfo(ctx, &criv1.ImageFsInfoRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, fs := range map[string][]*criv1.FilesystemUsage{"image": info.ImageFilesystems, "container": info.ContainerFilesystems} {
+			if len(fs) != 1 {
+				t.Fatalf("%s: %v", what, fs)
+			}
+			f := fs[0]
+			if st, err := os.Stat(f.GetFsId().GetMountpoint()); err != nil || !st.IsDir() || f.Timestamp < begin || f.UsedBytes.GetValue() < n.image(ref).Size || f.InodesUsed.GetValue() == 0 {
+				t.Errorf("%s: %v, %v", what, f, err)
+			}
+		}
 	})
 	t.Run("UpdateRuntimeConfig", func(t *testing.T) {
 		for _, cidr := range []string{"", "10.1.0.0/16", "10.1.0.0/16,fd00::/64"} {
