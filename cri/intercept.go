@@ -17,6 +17,7 @@ import (
 // around is what every call is wrapped in.
 type around struct {
 	observe Observe // may be nil
+	trace   Trace   // may be nil
 }
 
 // unary wraps every call with one answer.
@@ -47,17 +48,23 @@ type loggedStream struct {
 func (s *loggedStream) Context() context.Context { return s.ctx }
 
 // begin gives the call a logger of its own. The returned function ends the
-// call: it logs and counts it, once, and turns its error, or its panic, into a
-// status.
+// call: it logs, counts and traces it, once, and turns its error, or its panic,
+// into a status.
 func (a around) begin(ctx context.Context, method string, req any) (context.Context, func(err error, panicked any) error) {
 	verb := path.Base(method)
 	logger := klog.LoggerWithValues(klog.FromContext(ctx), "verb", verb)
-	if id := objectOf(req); id != "" {
-		logger = klog.LoggerWithValues(logger, "object", id)
+	object := objectOf(req)
+	if object != "" {
+		logger = klog.LoggerWithValues(logger, "object", object)
+	}
+	traced := func(error) {}
+	if a.trace != nil {
+		ctx, traced = a.trace(ctx, method, object)
 	}
 	start := time.Now()
 	return klog.NewContext(ctx, logger), func(err error, panicked any) (told error) {
 		defer func() {
+			traced(told)
 			if a.observe != nil {
 				a.observe(method, status.Code(told), time.Since(start))
 			}

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
@@ -18,12 +19,17 @@ import (
 func TestEveryCallIsObserved(t *testing.T) {
 	t.Parallel()
 	const method = "/runtime.v1.RuntimeService/Status"
-	var got []codes.Code
+	var got, traced []codes.Code
 	a := around{func(m string, code codes.Code, took time.Duration) {
 		if m != method || took < 0 {
 			t.Errorf("told of %s, %v", m, took)
 		}
 		got = append(got, code)
+	}, func(ctx context.Context, m, _ string) (context.Context, func(error)) {
+		if m != method {
+			t.Errorf("%s is traced", m)
+		}
+		return ctx, func(err error) { traced = append(traced, status.Code(err)) }
 	}}
 	for _, do := range []func() error{
 		func() error { return nil },
@@ -36,7 +42,7 @@ func TestEveryCallIsObserved(t *testing.T) {
 			func(any, grpc.ServerStream) error { return do() })
 	}
 	want := []codes.Code{codes.OK, codes.OK, codes.NotFound, codes.NotFound, codes.Internal, codes.Internal}
-	if !slices.Equal(got, want) {
-		t.Errorf("told of %v, want %v", got, want)
+	if !slices.Equal(got, want) || !slices.Equal(traced, want) {
+		t.Errorf("told of %v, traced %v, want %v", got, traced, want)
 	}
 }

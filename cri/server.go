@@ -107,10 +107,15 @@ const maxMessage = 16 << 20
 // such as /runtime.v1.RuntimeService/Status, its code and its time.
 type Observe func(method string, code codes.Code, took time.Duration)
 
+// Trace begins the span of a call of method, its full name, on object, which
+// may be empty. The context that it returns is the call's, and the function is
+// told of the call's end, with its status.
+type Trace func(ctx context.Context, method, object string) (context.Context, func(error))
+
 // ServerOptions are the options of every gRPC server that berth runs. observe
-// may be nil.
-func ServerOptions(observe Observe) []grpc.ServerOption {
-	a := around{observe}
+// and trace may be nil.
+func ServerOptions(observe Observe, trace Trace) []grpc.ServerOption {
+	a := around{observe, trace}
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),

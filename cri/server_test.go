@@ -56,7 +56,7 @@ func (n *node) serve(t *testing.T, v pod.View) clients {
 	if images == nil {
 		images = n.images
 	}
-	g := grpc.NewServer(ServerOptions(nil)...)
+	g := grpc.NewServer(ServerOptions(nil, nil)...)
 	New(Config{
 		View: v, Pods: n.pods, Images: images, RuntimeName: "berth", Version: "1.2.3", CgroupDriver: "cgroupfs",
 		Handlers:          []string{"runc", "trusted"},

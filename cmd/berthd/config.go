@@ -33,6 +33,7 @@ type config struct {
 	Volumes volumesConfig `toml:"volumes" comment:"Volumes."`
 	Stream  streamConfig  `toml:"stream" comment:"The server that exec, attach and port-forward stream through."`
 	Metrics metricsConfig `toml:"metrics" comment:"What Prometheus reads."`
+	Tracing tracingConfig `toml:"tracing" comment:"Traces for OpenTelemetry."`
 	Debug   debugConfig   `toml:"debug" comment:"What whoever looks for a defect reads."`
 
 	NRI      nriConfig                `toml:"nri" comment:"Plugins of the Node Resource Interface."`
@@ -165,6 +166,9 @@ func (c *config) validate() error {
 	}
 	if key, why := c.NRI.wrong(); why != "" {
 		return bad("nri."+key, "%s", why)
+	}
+	if key, why := c.Tracing.wrong(); why != "" {
+		return bad("tracing."+key, "%s", why)
 	}
 	if key, why := c.wrongHandler(); why != "" {
 		return bad(key, "%s", why)

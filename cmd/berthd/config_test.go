@@ -82,6 +82,8 @@ func TestConfigErrorsNameThePlace(t *testing.T) {
 		"bad time":              {map[string]string{"config.toml": "[nri]\nplugin_request_timeout = '2'\n"}, []string{"config.toml:2:", "such as 2s"}},
 		"state inside of root":  {map[string]string{"config.toml": "state = '/var/lib/berth/run'\n"}, []string{"state"}},
 		"no connection":         {map[string]string{"config.toml": "[image]\nparallel_ranges = 0\n"}, []string{"image.parallel_ranges", "between 1 and 64"}},
+		"no collector":          {map[string]string{"config.toml": "[tracing]\nendpoint = 'localhost'\n"}, []string{"tracing.endpoint", "host and a port"}},
+		"oversampled":           {map[string]string{"config.toml": "[tracing]\nsampling_rate_per_million = 1000001\n"}, []string{"tracing.sampling_rate_per_million"}},
 		"no address":            {map[string]string{"config.toml": "[metrics]\naddress = 'localhost'\n"}, []string{"metrics.address", "localhost"}},
 		"the file is not there": {nil, []string{"config.toml", "no such file"}},
 	} {

@@ -46,7 +46,7 @@ func serve(ctx context.Context, cfg config) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.close()) }()
+	defer func() { err = errors.Join(err, d.close(), d.traces.close(ctx)) }()
 	if err := d.pods.Recover(ctx); err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func setUpProcess(cfg config) klog.Logger {
 
 // berthServer serves berth.sock: CRI over all pods, and the admin service.
 func (d *daemon) berthServer() *grpc.Server {
-	s := grpc.NewServer(cri.ServerOptions(d.metrics.Called)...)
+	s := grpc.NewServer(cri.ServerOptions(d.metrics.Called, d.traces.calls())...)
 	d.all.Register(s)
 	d.admin.Register(s)
 	return s
@@ -138,7 +138,7 @@ func (d *daemon) berthServer() *grpc.Server {
 
 // kubeletServer serves kubelet.sock: CRI over the pods made through it.
 func (d *daemon) kubeletServer() *grpc.Server {
-	s := grpc.NewServer(cri.ServerOptions(d.metrics.Called)...)
+	s := grpc.NewServer(cri.ServerOptions(d.metrics.Called, d.traces.calls())...)
 	d.kubelet.Register(s)
 	return s
 }

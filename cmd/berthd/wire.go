@@ -36,6 +36,7 @@ type daemon struct {
 	plugins plugins        // of NRI; started once the pods are recovered
 	streams *stream.Server // what the URLs of both views lead to
 	metrics *metrics.Metrics
+	traces  traces
 	close   func() error // ends the daemon's part; containers and shims go on
 }
 
@@ -48,6 +49,10 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 	}
 	driver := cgroupDriver(cfg.Cgroup.Driver)
 	counts := metrics.New(version)
+	spans, err := buildTraces(ctx, cfg.Tracing)
+	if err != nil {
+		return nil, err
+	}
 	imageRoot := filepath.Join(cfg.Root, "images")
 	images, err := imageservice.Open(ctx, imageservice.Config{
 		Root:            imageRoot,
@@ -100,7 +105,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		AppArmor: defaultAppArmor(ctx),
 		Hooks:    hooks.forPods(),
 
-		Observe: observeSteps(counts),
+		Observe: observeSteps(counts, spans),
 		Exited:  counts.Exited,
 		Righted: counts.Righted,
 	})
@@ -146,6 +151,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		plugins: hooks,
 		streams: streams,
 		metrics: counts,
+		traces:  spans,
 		all:     view(pod.ViewAll),
 		kubelet: view(pod.ViewKubelet),
 		admin: admin.New(admin.Config{

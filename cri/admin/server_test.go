@@ -214,7 +214,7 @@ func start(t *testing.T) (*api.Client, *onePod, *oneImage) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := grpc.NewServer(cri.ServerOptions(nil)...)
+	g := grpc.NewServer(cri.ServerOptions(nil, nil)...)
 	admin.New(admin.Config{
 		Pods: pods, Images: images, Steps: []string{"pod.run/lease/before"},
 		Info: func(context.Context) api.Info {
