@@ -11,6 +11,7 @@
 package cdi
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -55,7 +56,30 @@ func (d Dirs) Inject(oci *specs.Spec, names []string) error {
 		return errkind.New(errkind.FailedPrecondition, "cannot use CDI devices %s: %w", strings.Join(names, ", "), err)
 	}
 	boundHooks(oci.Hooks)
+	if oci.Linux != nil && slices.ContainsFunc(oci.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.UserNamespace }) {
+		bindNodes(oci, cache, names)
+	}
 	return nil
+}
+
+// bindNodes binds the host's nodes for a user namespace, where nobody can make
+// one. libcontainer would do so too, but from the path that the container is to
+// see, which on the host may be another device or none.
+func bindNodes(oci *specs.Spec, cache *cdi.Cache, names []string) {
+	host := map[string]string{} // by the path in the container
+	for _, name := range names {
+		device := cache.GetDevice(name)
+		for _, n := range slices.Concat(device.GetSpec().ContainerEdits.DeviceNodes, device.ContainerEdits.DeviceNodes) {
+			host[n.Path] = cmp.Or(n.HostPath, n.Path)
+		}
+	}
+	oci.Linux.Devices = slices.DeleteFunc(oci.Linux.Devices, func(d specs.LinuxDevice) bool {
+		source, ours := host[d.Path]
+		if ours {
+			oci.Mounts = append(oci.Mounts, specs.Mount{Destination: d.Path, Type: "bind", Source: source, Options: []string{"bind", "rprivate"}})
+		}
+		return ours
+	})
 }
 
 // broken tells of the files that could not be used: the device that is missed

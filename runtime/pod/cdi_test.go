@@ -151,3 +151,32 @@ func TestCDIHooksThatFail(t *testing.T) {
 		t.Errorf("a hook keeps the pod: %v", err)
 	}
 }
+
+// A CDI device in a pod with a user namespace, where nobody may make a node:
+// the host's is there, under the name that the specification gives it.
+func TestCDIDeviceInAUserNamespace(t *testing.T) {
+	n := newNode(t, pod.GroupNode)
+	dir := n.cdiDir(t)
+	host, number := hostDevice(t)
+	node := filepath.Join(t.TempDir(), "node")
+	mknod(t, host, node, 0o666)
+	writeFile(t, filepath.Join(dir, "vendor.json"), `{"cdiVersion": "0.7.0", "kind": "vendor.example/x", "devices": [
+		{"name": "there", "containerEdits": {"deviceNodes": [{"path": "/dev/below/theirs", "hostPath": %q, "permissions": "r"}]}},
+		{"name": "same", "containerEdits": {"deviceNodes": [{"path": %q}]}},
+		{"name": "absent", "containerEdits": {"deviceNodes": [{"path": "/dev/nosuch"}]}}]}`, node, host)
+	podID, id := n.start(t, "mapped", inUserns)
+	n.wantRefused(t, id, "ls "+host, "No such file")
+	c := containerConfig("refused", "/bin/sleep", "600")
+	inUserns(&spec.Pod{}, &c)
+	given := func(name string) string {
+		return n.second(t, podID, name, func(c *spec.Container) { inUserns(&spec.Pod{}, c); c.CDIDevices = []string{"vendor.example/x=" + name} })
+	}
+	there := given("there")
+	n.wantSh(t, there, "stat -c %t:%T /dev/below/theirs; : </dev/below/theirs && echo readable", number+"\nreadable")
+	n.wantRefused(t, there, ": >>/dev/below/theirs", "Operation not permitted")
+	n.wantSh(t, given("same"), "stat -c %t:%T "+host, number)
+	c.CDIDevices = []string{"vendor.example/x=absent"}
+	if _, err := n.Create(t.Context(), pod.ViewAll, podID, c); !errkind.Is(err, errkind.FailedPrecondition) || !strings.Contains(err.Error(), "/dev/nosuch") {
+		t.Errorf("a device that the host has not: %v", err)
+	}
+}

@@ -14,10 +14,11 @@ import (
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 	"github.com/berth-runtime/berth/runtime/sys/idmap"
 	"github.com/berth-runtime/berth/runtime/sys/mount"
+	"github.com/berth-runtime/berth/runtime/sys/systest"
 )
 
 func (s *images) MountReadOnly(_ context.Context, id, target string, in *idmap.Pinned) error {
-	if mounted, err := mount.Mounted(target); mounted || err != nil {
+	if mounted, err := systest.Mounted(target); mounted || err != nil {
 		return err
 	}
 	return s.bind(id, target, unix.MS_RDONLY, in)

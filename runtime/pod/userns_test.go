@@ -1,7 +1,6 @@
 package pod_test
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -14,6 +13,7 @@ import (
 	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 	"github.com/berth-runtime/berth/runtime/sys/idmap"
+	"github.com/berth-runtime/berth/runtime/sys/systest"
 )
 
 // inUserns gives a pod and its container a user namespace.
@@ -56,8 +56,8 @@ func TestUserNamespace(t *testing.T) {
 			t.Errorf("the host sees the process as %d, %v", st.Uid, err)
 		}
 		for _, ns := range []string{"net", "ipc", "uts", "pid", "mnt"} {
-			if !ownedBy(t, filepath.Join(proc, "ns", ns), filepath.Join(n.cfg.State, "pods", podID, "ns", "user")) {
-				t.Errorf("the %s namespace is not owned by the pod's user namespace", ns)
+			if owned, err := systest.OwnedBy(filepath.Join(proc, "ns", ns), filepath.Join(n.cfg.State, "pods", podID, "ns", "user")); err != nil || !owned {
+				t.Errorf("the %s namespace is not owned by the pod's user namespace: %v", ns, err)
 			}
 		}
 
@@ -215,24 +215,4 @@ func (n *node) shOut(t *testing.T, id, script string) string {
 		t.Errorf("%s: %q, exit %d", script, out, code)
 	}
 	return out
-}
-
-// ownedBy tells whether the user namespace at user owns the namespace at path.
-func ownedBy(t *testing.T, path, user string) bool {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	owner, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_USERNS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Close(owner) }()
-	var got, want unix.Stat_t
-	if err := errors.Join(unix.Fstat(owner, &got), unix.Stat(user, &want)); err != nil {
-		t.Fatal(err)
-	}
-	return got.Ino == want.Ino
 }

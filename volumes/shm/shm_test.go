@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/runtime/sys/mount"
+	"github.com/berth-runtime/berth/runtime/sys/systest"
 )
 
 func TestMount(t *testing.T) {
@@ -53,7 +54,7 @@ func TestMount(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if mounted, err := mount.Mounted(dir); err != nil || mounted {
+	if mounted, err := systest.Mounted(dir); err != nil || mounted {
 		t.Errorf("still mounted: %v, %v", mounted, err)
 	}
 }

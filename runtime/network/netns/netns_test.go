@@ -13,7 +13,7 @@ import (
 
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 	"github.com/berth-runtime/berth/runtime/sys/idmap"
-	"github.com/berth-runtime/berth/runtime/sys/mount"
+	"github.com/berth-runtime/berth/runtime/sys/systest"
 	"github.com/berth-runtime/berth/runtime/sys/thread"
 )
 
@@ -68,31 +68,11 @@ func TestCreateMakesReadyNamespaces(t *testing.T) {
 		s := owned(t)
 		createMakesReadyNamespaces(t, s)
 		for _, path := range []string{s.Net, s.IPC, s.UTS} {
-			if !ownedBy(t, path, s.User.Path) {
-				t.Errorf("%s is not owned by the pod's user namespace", path)
+			if owned, err := systest.OwnedBy(path, s.User.Path); err != nil || !owned {
+				t.Errorf("%s is not owned by the pod's user namespace: %v", path, err)
 			}
 		}
 	})
-}
-
-// ownedBy tells whether the user namespace pinned at user owns that at path.
-func ownedBy(t *testing.T, path, user string) bool {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	owner, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_USERNS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Close(owner) }()
-	var got, want unix.Stat_t
-	if err := errors.Join(unix.Fstat(owner, &got), unix.Stat(user, &want)); err != nil {
-		t.Fatal(err)
-	}
-	return got.Ino == want.Ino
 }
 
 func createMakesReadyNamespaces(t *testing.T, s Spec) {
@@ -151,7 +131,7 @@ func TestCreateOnAUsedPathChangesNothing(t *testing.T) {
 	if _, err := os.Lstat(second.Net); !os.IsNotExist(err) {
 		t.Errorf("the undone path is still there: %v", err)
 	}
-	if on, err := mount.Mounted(s.IPC); err != nil || !on {
+	if on, err := systest.Mounted(s.IPC); err != nil || !on {
 		t.Errorf("the first pod's IPC namespace is gone (%v)", err)
 	}
 }

@@ -85,20 +85,6 @@ func Table() ([]Info, error) {
 	return out, s.Err()
 }
 
-// Mounted tells whether target itself is a mount point.
-func Mounted(target string) (bool, error) {
-	table, err := Table()
-	if err != nil {
-		return false, err
-	}
-	for _, m := range table {
-		if m.Target == target {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
 // unescape undoes the kernel's octal escapes of space, tab, newline and backslash.
 func unescape(s string) string {
 	if !strings.Contains(s, `\`) {

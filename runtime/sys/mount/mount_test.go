@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/runtime/sys/mount"
+	"github.com/berth-runtime/berth/runtime/sys/systest"
 )
 
 func TestBindTableAndUnmount(t *testing.T) {
@@ -27,7 +28,7 @@ func TestBindTableAndUnmount(t *testing.T) {
 		}
 	}
 	t.Cleanup(func() { _ = mount.Unmount(target) })
-	if ok, err := mount.Mounted(target); err != nil || !ok {
+	if ok, err := systest.Mounted(target); err != nil || !ok {
 		t.Fatalf("%q is not in the table: %v", target, err)
 	}
 	if err := os.WriteFile(filepath.Join(target, "f"), nil, 0o644); err == nil {
@@ -37,7 +38,7 @@ func TestBindTableAndUnmount(t *testing.T) {
 		if err := mount.Unmount(target); err != nil {
 			t.Fatal(err)
 		}
-		if ok, err := mount.Mounted(target); err != nil || ok {
+		if ok, err := systest.Mounted(target); err != nil || ok {
 			t.Fatalf("%q is still mounted: %v", target, err)
 		}
 	}
@@ -63,7 +64,7 @@ func TestUnmountFollowsNoLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = mount.Unmount(link) // may refuse, must not follow
-	if ok, err := mount.Mounted(real); err != nil || !ok {
+	if ok, err := systest.Mounted(real); err != nil || !ok {
 		t.Errorf("a link led the unmount to its target: %v", err)
 	}
 }
