@@ -81,10 +81,6 @@ type volumesConfig struct {
 	Strict bool `toml:"strict,commented" comment:"Refuse a host path that does not exist. Otherwise it becomes an empty\ndirectory."`
 }
 
-type streamConfig struct {
-	Address string `toml:"address,commented" comment:"Where it listens: an address of this machine only, since the kubelet is here\nand what passes is not encrypted. Port 0 is any free one."`
-}
-
 type metricsConfig struct {
 	Address string `toml:"address,commented" comment:"Where GET /metrics is answered: an address and a port, such as 127.0.0.1:9440,\nor the path of a unix socket. It is not encrypted and asks for no credentials,\nand names the images being pulled. Empty: nowhere."`
 }
@@ -106,7 +102,7 @@ func defaultConfig() config {
 			Enabled: true, Bridge: "berth0", Masquerade: true,
 		},
 		Image:  imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Proxies: map[string]string{}, Pinned: []string{}, TarSplit: true, ParallelLayers: 4, ParallelRanges: 4, RangeMiB: 16, RangesFromMiB: 64},
-		Stream: streamConfig{Address: "127.0.0.1:0"},
+		Stream: defaultStreams(),
 		Debug:  debugConfig{Socket: true},
 
 		NRI:            defaultNRI(),
@@ -156,8 +152,8 @@ func (c *config) validate() error {
 	if key, why := c.Network.wrong(); why != "" {
 		return bad("network."+key, "%s", why)
 	}
-	if at, err := netip.ParseAddrPort(c.Stream.Address); err != nil || !at.Addr().IsLoopback() {
-		return bad("stream.address", "%q is not a loopback address and a port, such as 127.0.0.1:0", c.Stream.Address)
+	if key, why := c.Stream.wrong(); why != "" {
+		return bad("stream."+key, "%s", why)
 	}
 	if at := c.Metrics.Address; at != "" && !filepath.IsAbs(at) {
 		if _, err := netip.ParseAddrPort(at); err != nil {

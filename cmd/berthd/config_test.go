@@ -84,6 +84,11 @@ func TestConfigErrorsNameThePlace(t *testing.T) {
 		"no connection":         {map[string]string{"config.toml": "[image]\nparallel_ranges = 0\n"}, []string{"image.parallel_ranges", "between 1 and 64"}},
 		"no collector":          {map[string]string{"config.toml": "[tracing]\nendpoint = 'localhost'\n"}, []string{"tracing.endpoint", "host and a port"}},
 		"oversampled":           {map[string]string{"config.toml": "[tracing]\nsampling_rate_per_million = 1000001\n"}, []string{"tracing.sampling_rate_per_million"}},
+		"open to the world":     {map[string]string{"config.toml": "[stream]\naddress = '0.0.0.0:0'\n"}, []string{"stream.address", "tls_cert"}},
+		"no host for URLs":      {map[string]string{"config.toml": "[stream]\naddress = '0.0.0.0:0'\ntls_cert = '/c'\ntls_key = '/k'\n"}, []string{"stream.address", "0.0.0.0"}},
+		"cert without a key":    {map[string]string{"config.toml": "[stream]\ntls_cert = '/c'\n"}, []string{"stream.tls_key", "together"}},
+		"no session":            {map[string]string{"config.toml": "[stream]\nmax_sessions = 0\n"}, []string{"stream.max_sessions"}},
+		"no idle time":          {map[string]string{"config.toml": "[stream]\nidle_timeout = '0s'\n"}, []string{"stream.idle_timeout"}},
 		"no address":            {map[string]string{"config.toml": "[metrics]\naddress = 'localhost'\n"}, []string{"metrics.address", "localhost"}},
 		"the file is not there": {nil, []string{"config.toml", "no such file"}},
 	} {

@@ -56,7 +56,7 @@ func serve(ctx context.Context, cfg config) (err error) {
 
 	servers := map[string]*grpc.Server{berthSocket: d.berthServer(), kubeletSocket: d.kubeletServer()}
 	failed := make(chan error, len(servers)+3)
-	if err := d.streams.Listen(ctx, cfg.Stream.Address); err != nil {
+	if err := d.streams.Listen(ctx); err != nil {
 		return err
 	}
 	endReaders, err := serveReaders(ctx, cfg, d.metrics.Handler(), failed)

@@ -122,7 +122,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		}
 		return err == nil
 	})
-	streams := stream.New(pods)
+	streams := stream.New(pods, cfg.Stream.forServer())
 	view := func(v pod.View) *cri.Server {
 		return cri.New(cri.Config{
 			View:              v,

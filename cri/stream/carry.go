@@ -2,14 +2,11 @@ package stream
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
-	"math"
-	"net"
 	"sync"
-	"time"
 
-	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
 
 	"github.com/berth-runtime/berth/runtime/pod"
@@ -19,10 +16,10 @@ import (
 type streams struct {
 	in       io.Reader
 	out, err io.WriteCloser
-	sizes    <-chan remotecommand.TerminalSize
+	resize   io.Reader // of terminal sizes, in JSON
 }
 
-// only drops the streams that were not asked for: a WebSocket has all of them.
+// only drops the streams that were not asked for: a client may make all.
 func (s streams) only(want pod.Stdio) streams {
 	if !want.Stdin {
 		s.in = nil
@@ -36,20 +33,6 @@ func (s streams) only(want pod.Stdio) streams {
 	return s
 }
 
-// executor is the session behind a URL, as the library calls it. It knows its
-// container and command already.
-type executor func(context.Context, streams) error
-
-// ExecInContainer implements remotecommand.Executor.
-func (f executor) ExecInContainer(ctx context.Context, _, _, _ string, _ []string, in io.Reader, out, err io.WriteCloser, _ bool, sizes <-chan remotecommand.TerminalSize, _ time.Duration) error {
-	return f(ctx, streams{in, out, err, sizes})
-}
-
-// AttachContainer implements remotecommand.Attacher.
-func (f executor) AttachContainer(ctx context.Context, _, _, _ string, in io.Reader, out, err io.WriteCloser, _ bool, sizes <-chan remotecommand.TerminalSize) error {
-	return f(ctx, streams{in, out, err, sizes})
-}
-
 // carry copies between a session and its client until one of them is gone, and
 // closes the session. What reads from the client ends with the connection,
 // which is the caller's to close.
@@ -58,12 +41,8 @@ func carry(ctx context.Context, s pod.Session, st streams) (code int32, err erro
 	if st.in != nil {
 		go sendInput(s.Stdin(), st.in)
 	}
-	if st.sizes != nil {
-		go func() {
-			for size := range st.sizes {
-				_ = s.Resize(size.Width, size.Height) // of a process that may have ended
-			}
-		}()
+	if st.resize != nil {
+		go resize(s, st.resize)
 	}
 	var outputs sync.WaitGroup
 	outputs.Go(func() { sendOutput(st.out, s.Stdout()) })
@@ -94,6 +73,25 @@ func sendInput(process io.WriteCloser, client io.Reader) {
 	_, _ = io.Copy(io.Discard, client)
 }
 
+// maxResize bounds what a client sends of one terminal size, in bytes.
+const maxResize = 1 << 10
+
+// resize follows the client's terminal until the client breaks the form. Each
+// size is set before the next is read, so any number of them takes no memory.
+func resize(s pod.Session, client io.Reader) {
+	bounded := &io.LimitedReader{R: client}
+	sizes := json.NewDecoder(bounded)
+	for {
+		bounded.N = maxResize
+		var size struct{ Width, Height uint16 }
+		if sizes.Decode(&size) != nil {
+			break
+		}
+		_ = s.Resize(size.Width, size.Height) // of a process that may have ended
+	}
+	_, _ = io.Copy(io.Discard, client)
+}
+
 // sendOutput copies what the process writes. When the client takes no more the
 // process hears of it; without a client its words are lost, as it must not
 // stop at a full terminal.
@@ -108,61 +106,10 @@ func sendOutput(client io.WriteCloser, process io.ReadCloser) {
 	}
 }
 
-// exitError is how the library wants to hear of a code that is not zero.
+// exitError tells of a code that is not zero.
 func exitError(code int32, err error) error {
 	if err != nil || code == 0 {
 		return err
 	}
 	return utilexec.CodeExitError{Err: fmt.Errorf("exit status %d", code), Code: int(code)}
-}
-
-// duplex is the client's side of a forwarded connection.
-type duplex = io.ReadWriteCloser
-
-// forwarder is the port-forward behind a URL, as the library calls it.
-type forwarder func(port uint16, client duplex) error
-
-// PortForward implements portforward.PortForwarder.
-func (f forwarder) PortForward(_ context.Context, _, _ string, port int32, client duplex) error {
-	if port < 1 || port > math.MaxUint16 {
-		return fmt.Errorf("port %d does not exist", port)
-	}
-	return f(uint16(port), client)
-}
-
-// lingerTime is how long a client may go on sending to a server that has ended
-// its own side. Few have more to say, and none is told that it could stop.
-const lingerTime = time.Second
-
-// splice copies both ways until both sides have ended theirs, or ctx is done.
-// It closes server.
-func splice(ctx context.Context, server net.Conn, client duplex) error {
-	defer func() { _ = server.Close() }()
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	sent := make(chan struct{})
-	go func() {
-		defer close(sent)
-		_, _ = io.Copy(server, client) // what fails here fails below too
-		if half, ok := server.(interface{ CloseWrite() error }); ok {
-			_ = half.CloseWrite()
-		}
-	}()
-	_, err := io.Copy(client, server)
-	if ctx.Err() != nil {
-		return nil // the client is gone: there is nobody to tell
-	}
-	_ = client.Close() // its half
-	linger := time.NewTimer(lingerTime)
-	defer linger.Stop()
-	select {
-	case <-sent:
-	case <-ctx.Done():
-	case <-linger.C:
-		// A read of the stream ends no other way while the connection lives.
-		if r, ok := client.(interface{ Reset() error }); ok {
-			_ = r.Reset()
-		}
-	}
-	return err
 }

@@ -115,10 +115,16 @@ func (p *process) Close() {
 // no descriptor is left.
 func start(t *testing.T) (*Server, *host) {
 	t.Helper()
+	return startWith(t, Config{})
+}
+
+func startWith(t *testing.T, cfg Config) (*Server, *host) {
+	t.Helper()
+	cfg.Address = "127.0.0.1:0"
 	goroutines, descriptors := runtime.NumGoroutine(), openFiles(t)
 	h := &host{}
-	s := New(h)
-	if err := s.Listen(t.Context(), "127.0.0.1:0"); err != nil {
+	s := New(h, cfg)
+	if err := s.Listen(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)

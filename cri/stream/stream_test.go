@@ -141,7 +141,7 @@ func TestATokenIsGoodOnce(t *testing.T) {
 func TestTokensExpireAndAreFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ts tokens
-		serve := func(http.ResponseWriter, *http.Request) {}
+		serve := func(http.ResponseWriter, *http.Request) error { return nil }
 		var last string
 		for range maxTokens {
 			var err error

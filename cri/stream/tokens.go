@@ -2,7 +2,6 @@ package stream
 
 import (
 	"crypto/rand"
-	"net/http"
 	"sync"
 	"time"
 
@@ -25,12 +24,12 @@ type tokens struct {
 
 // offer is what a visitor gets.
 type offer struct {
-	serve http.HandlerFunc
+	serve handler
 	until time.Time
 }
 
 // put returns a path below prefix that nobody can guess.
-func (t *tokens) put(prefix string, serve http.HandlerFunc) (path string, err error) {
+func (t *tokens) put(prefix string, serve handler) (path string, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
@@ -51,7 +50,7 @@ func (t *tokens) put(prefix string, serve http.HandlerFunc) (path string, err er
 }
 
 // take returns what is at path and forgets it; nil if there is nothing.
-func (t *tokens) take(path string) http.HandlerFunc {
+func (t *tokens) take(path string) handler {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o, ok := t.open[path]
