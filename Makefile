@@ -107,7 +107,7 @@ test-e2e: bin $(CACHE)/crictl ## the built binaries, driven by crictl (root)
 	$(GO) test $(TESTFLAGS) -count=1 -tags e2e -timeout 20m ./hack/e2e/...
 
 .PHONY: critest
-critest: bin ## kubernetes' specs of CRI, all 122 (root)
+critest: bin ## kubernetes' specs of CRI, all 122, and streams over WebSocket too (root)
 	@hack/critest.sh
 
 .PHONY: crash

@@ -2,11 +2,14 @@
 # Runs kubernetes' CRI specs (critest, pinned by hack/tools) against a node of
 # its own, with images from a local registry.
 #
-# All 122 specs run. One that fails, or is skipped without hack/critest/allowed.txt
-# naming it with the reason, fails the run.
+# All 122 specs run, with SPDY where there are streams; then those of streaming
+# once for each of exec, attach and port-forward over WebSocket. One that fails,
+# or is skipped without hack/critest/allowed.txt naming it with the reason, fails
+# the run.
 #
 #   FOCUS   regular expression of the specs to run   (default: all)
 #   SKIP    regular expression of the specs to leave out
+#   FLAGS   more of critest's flags, with one of those, such as -websocket-exec
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH=$PATH:/usr/local/go/bin

@@ -1,6 +1,8 @@
 // Command critest runs kubernetes' own CRI specs against a berthd of its own,
 // and fails if one fails or is skipped that allowed.txt does not name with the
-// reason.
+// reason. In a run of all, the specs of streaming are run three times more:
+// critest speaks SPDY to exec, attach and port-forward, and WebSocket to the
+// one that a flag names.
 //
 // critest names one image by a digest that only its makers' registry can
 // serve. The constant is changed, in a copy of the module under hack/.cache
@@ -68,7 +70,44 @@ func run(ctx context.Context) (err error) {
 	if err := l.Start(ctx); err != nil {
 		return err
 	}
-	return specs(ctx, l, binary)
+	if os.Getenv("FOCUS") != "" || os.Getenv("SKIP") != "" {
+		return specs(ctx, l, binary, chosen())
+	}
+	return errors.Join(
+		specs(ctx, l, binary, pass{all: true}),
+		specs(ctx, l, binary, overWebSocket("exec")),
+		specs(ctx, l, binary, overWebSocket("attach")),
+		specs(ctx, l, binary, overWebSocket("portforward")))
+}
+
+// pass is one run of critest.
+type pass struct {
+	name string   // "" for the first
+	args []string // flags beyond those of every pass
+	all  bool     // of all specs, so that each that is skipped needs a reason
+	runs int      // how many must run; 0: any number
+}
+
+// chosen is the pass that the user's environment describes.
+func chosen() pass {
+	var p pass
+	for flag, name := range map[string]string{"-ginkgo.focus": "FOCUS", "-ginkgo.skip": "SKIP"} {
+		if v := os.Getenv(name); v != "" {
+			p.args = append(p.args, flag, v)
+		}
+	}
+	if v := os.Getenv("FLAGS"); v != "" {
+		p.args = append(p.args, strings.Fields(v)...)
+	}
+	return p
+}
+
+// streamingSpecs is how many specs of streaming there are.
+const streamingSpecs = 5
+
+// overWebSocket is a pass over the specs of streaming.
+func overWebSocket(verb string) pass {
+	return pass{name: "websocket-" + verb, args: []string{"-ginkgo.focus", `\[k8s\.io\] Streaming`, "-websocket-" + verb}, runs: streamingSpecs}
 }
 
 // build compiles critest with digest in place of the pinned one. Go's own
@@ -139,24 +178,24 @@ func goTool(ctx context.Context, dir string, args ...string) (string, error) {
 }
 
 // specs runs the binary, shows what it prints, and judges what it reports.
-func specs(ctx context.Context, l *lab.Lab, binary string) error {
-	cache := filepath.Join(l.Clone, "hack/.cache")
-	log, err := os.Create(filepath.Join(cache, "critest.log"))
+func specs(ctx context.Context, l *lab.Lab, binary string, p pass) error {
+	base := filepath.Join(l.Clone, "hack/.cache/critest")
+	if p.name != "" {
+		base += "-" + p.name
+		fmt.Printf("\n=== %s\n", p.name)
+	}
+	log, err := os.Create(base + ".log")
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	report := filepath.Join(cache, "critest.json")
+	report := base + ".json"
 	if err := os.RemoveAll(report); err != nil {
 		return err
 	}
 	args := []string{"-runtime-endpoint", "unix://" + l.Socket, "-image-endpoint", "unix://" + l.Socket,
 		"-ginkgo.no-color", "-ginkgo.json-report", report}
-	for flag, name := range map[string]string{"-ginkgo.focus": "FOCUS", "-ginkgo.skip": "SKIP"} {
-		if v := os.Getenv(name); v != "" {
-			args = append(args, flag, v)
-		}
-	}
+	args = append(args, p.args...)
 	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Dir = l.Dir
 	cmd.Stdout = io.MultiWriter(os.Stdout, log)
@@ -166,7 +205,7 @@ func specs(ctx context.Context, l *lab.Lab, binary string) error {
 	if err != nil {
 		return fmt.Errorf("critest did not finish, see %s: %w", log.Name(), errors.Join(runErr, err))
 	}
-	text, err := judge(all, allowed, os.Getenv("FOCUS") == "" && os.Getenv("SKIP") == "")
+	text, err := judge(all, allowed, p)
 	fmt.Print("\n" + text)
 	if err != nil {
 		return fmt.Errorf("%w (see %s)", err, log.Name())

@@ -75,10 +75,10 @@ func parseAllowed(text string) ([]*allowance, error) {
 	return out, nil
 }
 
-// judge gives the summary of a run, and an error if anything failed or was
-// skipped beyond what allowed admits. Unless the run was of all specs, what
-// was skipped is what the user left out.
-func judge(specs []spec, allowed string, all bool) (string, error) {
+// judge gives the summary of a pass, and an error if anything failed or was
+// skipped beyond what allowed admits, or if other than p.runs have run. Unless
+// the pass was of all specs, what was skipped is what was left out.
+func judge(specs []spec, allowed string, p pass) (string, error) {
 	allowances, err := parseAllowed(allowed)
 	if err != nil {
 		return "", err
@@ -94,7 +94,7 @@ func judge(specs []spec, allowed string, all bool) (string, error) {
 			}
 		case "skipped", "pending":
 			skipped++
-			if all && !allow(allowances, s.name()) {
+			if p.all && !allow(allowances, s.name()) {
 				bad = append(bad, fmt.Sprintf("%s: %s: %s", s.State, s.name(), s.Failure.Message))
 			}
 		default:
@@ -106,9 +106,12 @@ func judge(specs []spec, allowed string, all bool) (string, error) {
 		if a.used > 0 {
 			fmt.Fprintf(&out, "  %d skipped: %s: %s\n", a.used, a.words, a.reason)
 		}
-		if all && a.used > a.count {
+		if p.all && a.used > a.count {
 			bad = append(bad, fmt.Sprintf("%d skipped of %q, of which %d may be", a.used, a.words, a.count))
 		}
+	}
+	if p.runs > 0 && passed != p.runs {
+		bad = append(bad, fmt.Sprintf("%d specs passed, and there are %d", passed, p.runs))
 	}
 	if len(bad) == 0 {
 		return out.String(), nil

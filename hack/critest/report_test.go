@@ -12,22 +12,25 @@ func TestJudge(t *testing.T) {
 	it := func(name, state string) spec {
 		return spec{ContainerHierarchyTexts: []string{"[k8s.io] AppArmor"}, LeafNodeType: "It", LeafNodeText: name, State: state}
 	}
+	all, some := pass{all: true}, pass{}
 	const list = "# why\n1 | AppArmor allowed | not here\n"
 	for name, c := range map[string]struct {
 		specs []spec
-		all   bool
+		pass  pass
 		want  string // of the error; empty: none
 	}{
-		"all passed":           {[]spec{it("a", "passed")}, true, ""},
-		"allowed skip":         {[]spec{it("a", "passed"), it("allowed", "skipped")}, true, ""},
-		"other skip":           {[]spec{it("other", "skipped")}, true, "skipped: [k8s.io] AppArmor other"},
-		"one skip too many":    {[]spec{it("allowed 1", "skipped"), it("allowed 2", "skipped")}, true, "of which 1 may be"},
-		"left out by the user": {[]spec{it("other", "skipped")}, false, ""},
-		"allowed, but fails":   {[]spec{it("allowed", "failed")}, true, "failed: [k8s.io] AppArmor allowed"},
-		"panic":                {[]spec{it("a", "panicked")}, false, "panicked"},
-		"suite node fails":     {[]spec{{LeafNodeType: "SynchronizedBeforeSuite", State: "failed"}}, true, "failed"},
+		"all passed":           {[]spec{it("a", "passed")}, all, ""},
+		"allowed skip":         {[]spec{it("a", "passed"), it("allowed", "skipped")}, all, ""},
+		"other skip":           {[]spec{it("other", "skipped")}, all, "skipped: [k8s.io] AppArmor other"},
+		"one skip too many":    {[]spec{it("allowed 1", "skipped"), it("allowed 2", "skipped")}, all, "of which 1 may be"},
+		"left out by the user": {[]spec{it("other", "skipped")}, some, ""},
+		"allowed, but fails":   {[]spec{it("allowed", "failed")}, all, "failed: [k8s.io] AppArmor allowed"},
+		"as many as there are": {[]spec{it("a", "passed"), it("other", "skipped")}, pass{runs: 1}, ""},
+		"fewer than there are": {[]spec{it("a", "passed"), it("other", "skipped")}, pass{runs: 2}, "1 specs passed, and there are 2"},
+		"panic":                {[]spec{it("a", "panicked")}, some, "panicked"},
+		"suite node fails":     {[]spec{{LeafNodeType: "SynchronizedBeforeSuite", State: "failed"}}, all, "failed"},
 	} {
-		text, err := judge(c.specs, list, c.all)
+		text, err := judge(c.specs, list, c.pass)
 		switch {
 		case c.want == "" && err != nil:
 			t.Errorf("%s: %v", name, err)
