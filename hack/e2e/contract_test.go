@@ -11,6 +11,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/hack/lab"
@@ -165,6 +166,20 @@ func TestContainerFields(t *testing.T) {
 			"(: </dev/it) 2>/dev/null && echo read; (: >/dev/it) 2>&1 | grep -o 'Operation not permitted'", "read\nOperation not permitted"},
 		"no devices": {func(*criv1.ContainerConfig) {}, "find /dev -type b; test -e " + host + " || echo none", "none"},
 	})
+}
+
+// TestEnvOfBytes: CRI allows any bytes as a value, which a container here could
+// only get changed; it is refused, and the variable named.
+func TestEnvOfBytes(t *testing.T) {
+	n := newNode(t, lab.Options{})
+	n.crictl("pull", n.shell)
+	config := lab.ContainerConfig("c", n.shell, "sleep", "600")
+	config.Envs = []*criv1.KeyValue{{Key: "TEXT", Value: []byte("ü")}, {Key: "LATIN", Value: []byte("\xfc")}}
+	_, _, err := n.RunPod(t.Context(), n.podConfig("bytes"), config)
+	refused(t, "a variable that is not UTF-8", err, codes.InvalidArgument)
+	if err == nil || !strings.Contains(err.Error(), "LATIN") || strings.Contains(err.Error(), "TEXT") {
+		t.Errorf("it does not name the variable: %v", err)
+	}
 }
 
 // hostDevice finds a device that whoever has its node may read, and that no
