@@ -119,8 +119,12 @@ crash: bin bin/failpoint/berthd $(CACHE)/crictl ## kill the daemon before and af
 soak: bin $(CACHE)/crictl ## the long runs: thousands of sessions, logs under kills (root)
 	$(GO) test -count=1 -tags soak -timeout 60m -v ./hack/soak/...
 
+.PHONY: test-vm
+test-vm: bin ## in guests: cgroup v2 only, systemd's cgroup driver, AppArmor (root)
+	@hack/vm/test.sh
+
 .PHONY: test-all
-test-all: test crash critest soak ## everything there is (root)
+test-all: test crash critest soak test-vm ## everything there is (root)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each (10s)

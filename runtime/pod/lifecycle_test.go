@@ -104,10 +104,10 @@ func TestStopSignalOfImageAndClient(t *testing.T) {
 // freezeGroup stops all processes of a container by its cgroup.
 func (n *node) freezeGroup(t *testing.T, id string) {
 	t.Helper()
-	file, word, look := filepath.Join("/sys/fs/cgroup", n.cfg.CgroupParent, id, "cgroup.freeze"), "1", "cgroup.events"
+	file, word, look := filepath.Join("/sys/fs/cgroup", n.group(id), "cgroup.freeze"), "1", "cgroup.events"
 	frozen := "frozen 1"
 	if !cgroup.Unified() {
-		file, word, look, frozen = filepath.Join("/sys/fs/cgroup/freezer", n.cfg.CgroupParent, id, "freezer.state"), "FROZEN", "freezer.state", "FROZEN"
+		file, word, look, frozen = filepath.Join("/sys/fs/cgroup/freezer", n.group(id), "freezer.state"), "FROZEN", "freezer.state", "FROZEN"
 	}
 	if err := os.WriteFile(file, []byte(word), 0); err != nil {
 		t.Fatal(err)
@@ -188,7 +188,7 @@ func TestNothingOfAContainerOutlivesIt(t *testing.T) {
 				t.Errorf("exit %d", st.ExitCode)
 			}
 			eventually(t, "all processes of the container end", func() bool {
-				pids, err := cgroup.Procs(filepath.Join(n.cfg.CgroupParent, id))
+				pids, err := cgroup.Procs(n.group(id))
 				return err == nil && len(pids) == 0
 			})
 			if st, err := n.Pod(pod.ViewAll, podID); err != nil || !st.Ready {

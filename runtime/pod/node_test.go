@@ -30,7 +30,12 @@ import (
 )
 
 // binaries are the shim and the pod init, built once for all tests.
+// BERTH_BIN names a directory that has them, where nothing can be built: in
+// the guest of hack/vm.
 var binaries = sync.OnceValues(func() (string, error) {
+	if built := os.Getenv("BERTH_BIN"); built != "" {
+		return built, nil
+	}
 	dir, err := os.MkdirTemp("", "berth-pod-test-")
 	if err != nil {
 		return "", err
@@ -53,7 +58,7 @@ func TestMain(m *testing.M) {
 	nri.LogTo(klog.Background())
 	code := m.Run()
 	if os.Geteuid() == 0 {
-		if dir, _ := binaries(); dir != "" {
+		if dir, _ := binaries(); dir != "" && dir != os.Getenv("BERTH_BIN") {
 			_ = os.RemoveAll(dir)
 		}
 	}
@@ -250,17 +255,49 @@ func newNode(t *testing.T, group pod.ShimGroup) *node {
 		CgroupParent: "/" + filepath.Base(dir), BootID: boot, InitPath: filepath.Join(bin, "berth-init"),
 		Shim:   pod.ShimConfig{Group: group, Binary: filepath.Join(bin, "berth-shim"), LogFile: filepath.Join(dir, "shim.log")},
 		Images: n.images, Volumes: noVolumes{}, Network: n.network}
+	if systemdRuns() {
+		n.cfg.SystemdCgroup, n.cfg.CgroupParent = true, "/bpt.slice/"+filepath.Base(dir)+".slice"
+	}
 	n.boot(t)
 	t.Cleanup(func() {
 		n.clean(t)
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
+		if n.cfg.SystemdCgroup { // as the kubelet does with a pod's
+			if out, err := exec.Command("systemctl", "stop", filepath.Base(n.cfg.CgroupParent)).CombinedOutput(); err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
+		}
 		if err := cgroup.Remove(n.cfg.CgroupParent); err != nil {
 			t.Error(err)
 		}
 	})
 	return n
+}
+
+// systemdRuns tells whether systemd runs the machine, as the daemon finds out:
+// the driver under test is systemd's then.
+func systemdRuns() bool {
+	_, err := os.Stat("/run/systemd/system")
+	return err == nil
+}
+
+// group is the cgroup of a container in the node's own parent.
+func (n *node) group(id string) string {
+	if n.cfg.SystemdCgroup {
+		id = "berth-" + id + ".scope"
+	}
+	return filepath.Join(n.cfg.CgroupParent, id)
+}
+
+// parentBelow is a cgroup parent for pods below the node's own.
+func (n *node) parentBelow(name string) string {
+	if n.cfg.SystemdCgroup {
+		slice := strings.TrimSuffix(filepath.Base(n.cfg.CgroupParent), ".slice")
+		name = slice + "-" + name + ".slice"
+	}
+	return filepath.Join(n.cfg.CgroupParent, name)
 }
 
 // boot opens the Table anew, as a daemon that starts does.

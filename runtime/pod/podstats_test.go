@@ -1,7 +1,6 @@
 package pod_test
 
 import (
-	"path"
 	"testing"
 
 	"github.com/berth-runtime/berth/runtime/pod"
@@ -13,7 +12,7 @@ import (
 // the containers are added up.
 func TestStatsOfAPod(t *testing.T) {
 	n := newNode(t, pod.GroupNode)
-	own := path.Join(n.cfg.CgroupParent, "own")
+	own := n.parentBelow("own")
 	for name, parent := range map[string]string{"own": own, "shared": ""} {
 		podID, first := n.start(t, name, func(p *spec.Pod, c *spec.Container) { p.CgroupParent = parent })
 		second, err := n.Create(t.Context(), pod.ViewAll, podID, containerConfig("second", "/bin/sh", "-c", "x=0; while :; do x=1; done"))
@@ -53,7 +52,7 @@ func TestStatsOfAPodNeedAReadyOne(t *testing.T) {
 	n := newNode(t, pod.GroupNode)
 	podID, err := n.Run(t.Context(), pod.ViewAll, func() spec.Pod {
 		c := podConfig("empty")
-		c.CgroupParent = path.Join(n.cfg.CgroupParent, "notyet")
+		c.CgroupParent = n.parentBelow("notyet")
 		return c
 	}())
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -24,7 +25,7 @@ func (n *node) limits(t *testing.T, id string) map[string]string {
 		if cgroup.Unified() {
 			controller = ""
 		}
-		path := filepath.Join("/sys/fs/cgroup", controller, n.cfg.CgroupParent, id, file)
+		path := filepath.Join("/sys/fs/cgroup", controller, n.group(id), file)
 		if b, err := os.ReadFile(path); err == nil {
 			out[name] = strings.TrimSpace(string(b))
 		}
@@ -53,6 +54,16 @@ func (n *node) limits(t *testing.T, id string) map[string]string {
 	return out
 }
 
+// allCPUs is the list of the machine's CPUs.
+func allCPUs(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("/sys/devices/system/cpu/online")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
+}
+
 // wantLimits compares what it names with the kernel's values.
 func (n *node) wantLimits(t *testing.T, id string, want map[string]string) {
 	t.Helper()
@@ -74,10 +85,11 @@ func TestLimitsAreTheKernels(t *testing.T) {
 	asked := spec.Resources{CPUPeriod: 50000, CPUQuota: 20000, CPUShares: 512, Memory: 64 << 20, MemorySwap: 80 << 20,
 		CpusetCPUs: "0", CpusetMems: "0", PidsLimit: 50, OOMScoreAdj: 900, Hugepages: map[string]uint64{"2MB": 0}}
 	_, id := n.start(t, "limits", func(_ *spec.Pod, c *spec.Container) { c.Resources = asked })
-	n.wantLimits(t, id, map[string]string{"cpu": "20000 50000", "shares": "512", "memory": "67108864", "memory and swap": "83886080",
+	n.wantLimits(t, id, map[string]string{"cpu": "20000 50000", "shares": "512", "weight": "59", "memory": "67108864", "memory and swap": "83886080",
 		"swap": "16777216", "cpus": "0", "mems": "0", "pids": "50"})
 	n.wantSh(t, id, "cat /proc/1/oom_score_adj", "900")
 
+	all := allCPUs(t)
 	// What is not named stays; memory without swap grows with its limit.
 	for _, step := range []struct {
 		change spec.Resources
@@ -86,7 +98,7 @@ func TestLimitsAreTheKernels(t *testing.T) {
 		{spec.Resources{CPUQuota: -1}, map[string]string{"cpu": "-1 50000", "memory": "67108864", "pids": "50"}},
 		{spec.Resources{Memory: 96 << 20, MemorySwap: 96 << 20}, map[string]string{"memory": "100663296", "memory and swap": "100663296", "swap": "0"}},
 		{spec.Resources{Memory: 128 << 20}, map[string]string{"memory": "134217728", "memory and swap": "134217728", "swap": "0", "cpus": "0"}},
-		{spec.Resources{CpusetCPUs: "0-1", PidsLimit: -1, CPUShares: 1024}, map[string]string{"cpus": "0-1", "pids": "max", "shares": "1024"}},
+		{spec.Resources{CpusetCPUs: all, PidsLimit: -1, CPUShares: 1024}, map[string]string{"cpus": all, "pids": "max", "shares": "1024", "weight": "100"}},
 	} {
 		if cgroup.Unified() && step.want["cpu"] != "" {
 			step.want["cpu"] = "max 50000"
@@ -101,7 +113,7 @@ func TestLimitsAreTheKernels(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := asked
-	want.CPUQuota, want.Memory, want.MemorySwap, want.CpusetCPUs, want.PidsLimit, want.CPUShares = -1, 128<<20, 128<<20, "0-1", -1, 1024
+	want.CPUQuota, want.Memory, want.MemorySwap, want.CpusetCPUs, want.PidsLimit, want.CPUShares = -1, 128<<20, 128<<20, all, -1, 1024
 	if fmt.Sprint(st.Resources) != fmt.Sprint(want) {
 		t.Errorf("reported %+v, want %+v", st.Resources, want)
 	}
@@ -112,9 +124,9 @@ func TestLimitsAreTheKernels(t *testing.T) {
 func TestAnUpdateHoldsAsAWholeOrNotAtAll(t *testing.T) {
 	n := newNode(t, pod.GroupNode)
 	_, id := n.start(t, "whole", func(_ *spec.Pod, c *spec.Container) { c.Resources = spec.Resources{CPUShares: 512} })
-	before := n.limits(t, id)
+	before, unit := n.limits(t, id), n.unitLimits(t, id)
 	for _, refused := range []spec.Resources{
-		{Memory: 64 << 20, PidsLimit: 7, CPUQuota: 1},                        // less than a millisecond
+		{Memory: 64 << 20, PidsLimit: 7, CPUQuota: 20000, CPUPeriod: 2e6},    // more than a second
 		{Memory: 64 << 20, CPUQuota: 20000, CPUShares: 99, CpusetCPUs: "99"}, // no such CPU
 		{CPUQuota: 20000, PidsLimit: 7, Memory: 4096},                        // less than is used
 	} {
@@ -124,6 +136,9 @@ func TestAnUpdateHoldsAsAWholeOrNotAtAll(t *testing.T) {
 		if after := n.limits(t, id); !maps.Equal(before, after) {
 			t.Errorf("%+v was refused, but the limits are %v; before %v", refused, after, before)
 		}
+		if after := n.unitLimits(t, id); after != unit {
+			t.Errorf("%+v was refused, but systemd's unit has %s; before %s", refused, after, unit)
+		}
 		if st, err := n.Container(pod.ViewAll, id); err != nil || fmt.Sprint(st.Resources) != fmt.Sprint(spec.Resources{CPUShares: 512}) {
 			t.Errorf("reported %+v, %v", st.Resources, err)
 		}
@@ -132,6 +147,33 @@ func TestAnUpdateHoldsAsAWholeOrNotAtAll(t *testing.T) {
 	if err := n.Update(t.Context(), pod.ViewAll, id, spec.Resources{Memory: 64 << 20}); err != nil {
 		t.Errorf("an update after a refused one: %v", err)
 	}
+}
+
+// unitLimits are what systemd would write into the cgroup of a container, but for
+// the period, whose default has two names; nothing where it does not have it.
+func (n *node) unitLimits(t *testing.T, id string) string {
+	t.Helper()
+	if !n.cfg.SystemdCgroup {
+		return ""
+	}
+	out, err := exec.Command("systemctl", "show", filepath.Base(n.group(id)),
+		"-p", "MemoryMax,MemorySwapMax,TasksMax,CPUQuotaPerSecUSec,CPUWeight").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return string(out)
+}
+
+// What nobody limits is as large as its parent, whoever makes the cgroup:
+// systemd gives scopes a number of tasks of its own.
+func TestWhatIsNotLimited(t *testing.T) {
+	n := newNode(t, pod.GroupNode)
+	_, id := n.up(t, "unlimited", "/bin/sleep", "600")
+	want := map[string]string{"pids": "max", "cpu": "-1 100000"}
+	if cgroup.Unified() {
+		want = map[string]string{"pids": "max", "cpu": "max 100000", "memory": "max", "swap": "max", "memory.high": "max"}
+	}
+	n.wantLimits(t, id, want)
 }
 
 func TestUnifiedLimits(t *testing.T) {
@@ -248,9 +290,9 @@ func TestHugepageLimits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		file := "/sys/fs/cgroup/hugetlb" + filepath.Join(n.cfg.CgroupParent, limited, "hugetlb.2MB.limit_in_bytes")
+		file := filepath.Join("/sys/fs/cgroup/hugetlb", n.group(limited), "hugetlb.2MB.limit_in_bytes")
 		if cgroup.Unified() {
-			file = filepath.Join("/sys/fs/cgroup", n.cfg.CgroupParent, limited, "hugetlb.2MB.max")
+			file = filepath.Join("/sys/fs/cgroup", n.group(limited), "hugetlb.2MB.max")
 		}
 		if b, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(b)) != "4194304" {
 			t.Errorf("%s: %q, %v", file, b, err)

@@ -104,6 +104,11 @@ func (c *container) config(sp *specs.Spec, filters *filterSet) (*configs.Config,
 	if config.Seccomp, err = filters.get(profile); err != nil {
 		return nil, err
 	}
+	if r := config.Cgroups.Resources; c.SystemdCgroup && r.PidsLimit == nil {
+		// A scope has systemd's DefaultTasksMax else, whatever the pod may have.
+		none := int64(-1)
+		r.PidsLimit = &none
+	}
 	// libcontainer takes the working directory for the bundle.
 	for i, l := range config.Labels {
 		if strings.HasPrefix(l, "bundle=") {

@@ -25,24 +25,63 @@ func (s *server) update(id, file string) error {
 	if err := readJSON(file, &r); err != nil {
 		return err
 	}
-	config := c.lc.Config()
-	group, res := *config.Cgroups, *config.Cgroups.Resources
-	apply(&res, &r)
-	// The devices stay as they are: a plug-in may have changed them.
-	res.SkipDevices = true
-	group.Resources = &res
-	config.Cgroups = &group
 	before, err := cgroup.ReadLimits(c.cgroup, slices.Collect(maps.Keys(r.Unified))...)
 	if err != nil {
 		return err
 	}
-	err = c.lc.Set(config)
-	// Start refuses a container with the flag set, and an exec is a Start.
-	res.SkipDevices = false
-	if err != nil {
-		return classify(errors.Join(err, before.Restore()))
+	old := *c.lc.Config().Cgroups.Resources
+	res := old
+	apply(&res, &r)
+	err = c.setLimits(res)
+	if err == nil {
+		return nil
 	}
-	return nil
+	if c.SystemdCgroup {
+		// Its unit keeps what the control files no longer say, and writes it
+		// again at the next reload. What fails here the files show.
+		_ = c.setLimits(named(old, &r))
+	}
+	return classify(errors.Join(err, before.Restore()))
+}
+
+// setLimits sets all of res but the devices: a plug-in may have changed them.
+func (c *container) setLimits(res cgroups.Resources) error {
+	config := c.lc.Config()
+	group := *config.Cgroups
+	group.Resources = &res
+	config.Cgroups = &group
+	res.SkipDevices = true
+	// Start refuses a container with the flag set, and an exec is a Start.
+	defer func() { res.SkipDevices = false }()
+	return c.lc.Set(config)
+}
+
+// named gives what r limits, and res does not, the value of no limit.
+func named(res cgroups.Resources, r *specs.LinuxResources) cgroups.Resources {
+	if r.CPU != nil {
+		unlessSet(&res.CpuQuota, -1)
+		unlessSet(&res.CpuPeriod, defaultCPUPeriod)
+		unlessSet(&res.CpuWeight, defaultCPUWeight)
+	}
+	if r.Memory != nil {
+		unlessSet(&res.Memory, -1)
+		unlessSet(&res.MemorySwap, -1)
+	}
+	return res
+}
+
+// What the kernel gives a group that nobody has limited.
+const (
+	defaultCPUPeriod = 100000 // microseconds
+	defaultCPUWeight = 100
+)
+
+// unlessSet stores v where there is nothing yet.
+func unlessSet[T comparable](dst *T, v T) {
+	var zero T
+	if *dst == zero {
+		*dst = v
+	}
 }
 
 func apply(res *cgroups.Resources, r *specs.LinuxResources) {
