@@ -125,7 +125,8 @@ func (t *Table) checkMounts(table []mount.Info, want map[string]string) []Proble
 	return out
 }
 
-// checkFiles finds directories, namespaces and writable layers without a row.
+// checkFiles finds directories, namespaces, cgroups and writable layers without
+// a row.
 func (t *Table) checkFiles(ctx context.Context) ([]Problem, error) {
 	var out []Problem
 	for _, dir := range []string{filepath.Join(t.cfg.State, "pods"), filepath.Join(t.cfg.State, "containers"),
@@ -142,6 +143,13 @@ func (t *Table) checkFiles(ctx context.Context) ([]Problem, error) {
 	}
 	for _, path := range t.strayNamespaces() {
 		out = append(out, Problem{"namespace", path, "no record wants it"})
+	}
+	groups, err := t.strayCgroups()
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range groups {
+		out = append(out, Problem{"cgroup", path, "no record wants it"})
 	}
 	snapshots, err := t.cfg.Images.Snapshots(ctx)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/berth-runtime/berth/runtime/network/netns"
 	"github.com/berth-runtime/berth/runtime/shimrpc"
 	"github.com/berth-runtime/berth/runtime/spec"
+	"github.com/berth-runtime/berth/runtime/sys/cgroup"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 	"github.com/berth-runtime/berth/runtime/sys/mount"
 )
@@ -269,6 +270,13 @@ func (t *Table) sweep(ctx context.Context) error {
 		}
 	}
 	logged(ctx, "Cannot end what a shim holds without a record", t.shims.sweep(ctx))
+	groups, err := t.strayCgroups()
+	if err != nil {
+		return err
+	}
+	for _, path := range groups {
+		t.swept(ctx, "cgroup", path, cgroup.Remove(path))
+	}
 	snapshots, err := t.cfg.Images.Snapshots(ctx)
 	if err != nil {
 		return err
@@ -302,6 +310,23 @@ func (t *Table) knows(id string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.pods[id] != nil || t.containers[id] != nil
+}
+
+// strayCgroups lists the groups that no row explains, of those below our own
+// parent: those of clients may have other runtimes' beside ours.
+func (t *Table) strayCgroups() ([]string, error) {
+	const id = "*"
+	_, pattern := t.cgroup("", id)
+	before, after, _ := strings.Cut(filepath.Base(pattern), id)
+	names, err := cgroup.List(filepath.Dir(pattern))
+	var out []string
+	for _, name := range names {
+		of := strings.TrimSuffix(strings.TrimPrefix(name, before), after)
+		if len(of) == 64 && name == before+of+after && !t.knows(of) {
+			out = append(out, filepath.Join(filepath.Dir(pattern), name))
+		}
+	}
+	return out, err
 }
 
 // strayNamespaces lists the pinned network namespaces that no row explains.
