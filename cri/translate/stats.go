@@ -20,6 +20,7 @@ func ContainerStats(s *pod.Stats) *criv1.ContainerStats {
 		Cpu:           cpuUsage(at, s.CPU),
 		Memory:        memoryUsage(at, s.Memory),
 		WritableLayer: FilesystemUsage(at, s.Layer.Mountpoint, s.Layer.Bytes, s.Layer.Inodes),
+		Io:            ioUsage(at, s.IO),
 	}
 	if s.Memory.SwapUsage != nil || s.Memory.SwapAvailable != nil {
 		out.Swap = &criv1.SwapUsage{
@@ -36,6 +37,7 @@ func cpuUsage(at int64, c pod.CPUStats) *criv1.CpuUsage {
 		Timestamp:            at,
 		UsageCoreNanoSeconds: value(c.UsageNanos),
 		UsageNanoCores:       optional(c.NanoCores),
+		Psi:                  pressure(c.Pressure),
 	}
 }
 
@@ -48,7 +50,26 @@ func memoryUsage(at int64, m pod.MemoryStats) *criv1.MemoryUsage {
 		RssBytes:        value(m.RSS),
 		PageFaults:      value(m.PageFaults),
 		MajorPageFaults: value(m.MajorPageFaults),
+		Psi:             pressure(m.Pressure),
 	}
+}
+
+// ioUsage is nil where the kernel does not tell: there is nothing else in it.
+func ioUsage(at int64, s *stats.Stall) *criv1.IoUsage {
+	if s == nil {
+		return nil
+	}
+	return &criv1.IoUsage{Timestamp: at, Psi: pressure(s)}
+}
+
+func pressure(s *stats.Stall) *criv1.PsiStats {
+	if s == nil {
+		return nil
+	}
+	data := func(w stats.Waited) *criv1.PsiData {
+		return &criv1.PsiData{Total: uint64(w.Total), Avg10: w.Avg10, Avg60: w.Avg60, Avg300: w.Avg300}
+	}
+	return &criv1.PsiStats{Full: data(s.Full), Some: data(s.Some)}
 }
 
 // PodStats gives the message for one sample of a pod.
@@ -58,6 +79,7 @@ func PodStats(s *pod.PodStats) *criv1.PodSandboxStats {
 		Cpu:     cpuUsage(at, s.CPU),
 		Memory:  memoryUsage(at, s.Memory),
 		Process: &criv1.ProcessUsage{Timestamp: at, ProcessCount: value(s.Processes)},
+		Io:      ioUsage(at, s.IO),
 	}
 	for _, c := range s.Containers {
 		linux.Containers = append(linux.Containers, ContainerStats(c))

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/berth-runtime/berth/runtime/spec"
+	"github.com/berth-runtime/berth/runtime/stats"
 )
 
 // Origin says which socket made a pod. It is part of the pod's record.
@@ -135,6 +136,7 @@ type Stats struct {
 	At        time.Time
 	CPU       CPUStats
 	Memory    MemoryStats
+	IO        *stats.Stall // pressure on disks; nil if the kernel does not tell
 	Layer     LayerStats
 	Processes uint64 // with their threads
 }
@@ -143,6 +145,7 @@ type Stats struct {
 type CPUStats struct {
 	UsageNanos uint64  // since the start of the container
 	NanoCores  *uint64 // rate; nil without an earlier sample
+	Pressure   *stats.Stall
 }
 
 // MemoryStats of a cgroup, in bytes.
@@ -151,6 +154,7 @@ type MemoryStats struct {
 	PageFaults, MajorPageFaults uint64
 	Available                   *uint64 // limit minus working set; nil without a limit
 	SwapUsage, SwapAvailable    *uint64
+	Pressure                    *stats.Stall
 }
 
 // LayerStats is the usage of the writable layer.

@@ -58,6 +58,7 @@ func (t *Table) publishExit(ctx context.Context, c *container, e shimrpc.Exited)
 // processes, the cgroup (so that the kubelet can remove the pod's) and mounts.
 func (t *Table) freeExited(ctx context.Context, c *container) error {
 	c.release()
+	t.sampler.Forget(c.id) // its cgroup goes
 	if err := t.deleteFromShim(ctx, c.pod, c.id); err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ type PodStats struct {
 	At         time.Time
 	CPU        CPUStats
 	Memory     MemoryStats
+	IO         *stats.Stall      // pressure on disks; nil if the kernel does not tell
 	Processes  uint64            // with their threads
 	Interfaces []stats.Interface // the default one first; none on the host network
 	Containers []*Stats          // those that have a process
@@ -94,7 +95,7 @@ func (t *Table) samplePodGroup(out *PodStats) error {
 		return err
 	}
 	out.At, out.Processes = s.At, s.Pids
-	out.CPU, out.Memory = cpuStats(s), memoryStats(s)
+	out.CPU, out.Memory, out.IO = cpuStats(s), memoryStats(s), s.Pressure.IO
 	return nil
 }
 

@@ -51,18 +51,18 @@ func (t *Table) sample(ctx context.Context, st *ContainerStatus) (*Stats, error)
 		return nil, fmt.Errorf("cannot sample container %s: %w", st.ID, err)
 	}
 	out.At, out.Processes = s.At, s.Pids
-	out.CPU, out.Memory = cpuStats(s), memoryStats(s)
+	out.CPU, out.Memory, out.IO = cpuStats(s), memoryStats(s), s.Pressure.IO
 	return out, nil
 }
 
 func cpuStats(s stats.Sample) CPUStats {
-	return CPUStats{UsageNanos: s.CPUNanos, NanoCores: s.NanoCores}
+	return CPUStats{UsageNanos: s.CPUNanos, NanoCores: s.NanoCores, Pressure: s.Pressure.CPU}
 }
 
 func memoryStats(s stats.Sample) MemoryStats {
 	return MemoryStats{Usage: s.Usage, WorkingSet: s.WorkingSet, RSS: s.RSS, PageFaults: s.PageFaults,
 		MajorPageFaults: s.MajorPageFaults, SwapUsage: s.SwapUsage, SwapAvailable: remaining(s.SwapLimit, s.SwapUsage),
-		Available: remaining(s.Limit, &s.WorkingSet)}
+		Available: remaining(s.Limit, &s.WorkingSet), Pressure: s.Pressure.Memory}
 }
 
 // remaining is limit minus used, not below zero; nil if either is unknown.

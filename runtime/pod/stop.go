@@ -51,6 +51,7 @@ func (t *Table) stopPodLocked(ctx context.Context, p *Pod) error {
 	if _, err := t.stopPlan(p).Run(ctx); err != nil {
 		return fmt.Errorf("cannot stop pod %s: %w", p.id, err)
 	}
+	t.sampler.Forget(p.id)
 	t.emit(EventStopped, p.id, p)
 	return nil
 }

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/berth-runtime/berth/runtime/sys/cgroup"
 )
 
@@ -23,11 +25,19 @@ type Detail struct {
 	Quota                                     *uint64 // microseconds a period; nil: unlimited
 	Cache, MappedFile, Kernel, MaxUsage       uint64  // bytes
 	FailCount, OOMKills                       uint64
-	Reservation                               *uint64 // bytes; nil: none
-	ThreadsMax                                *uint64 // nil: unlimited
+	Reservation                               *uint64     // bytes; nil: none
+	ThreadsMax                                *uint64     // nil: unlimited
+	OpenFilesMax                              *uint64     // soft limit of the process with the lowest id; nil: unlimited, or no process
+	HugePages                                 []HugePages // by size; none without the controller
 	Devices                                   []DeviceIO
-	Pressure                                  map[string]Pressure // by "cpu", "memory", "io"; none where the kernel tells none
 	Processes, Descriptors, Sockets           uint64
+}
+
+// HugePages is the use of huge pages of one size, in bytes.
+type HugePages struct {
+	Size     string // as the kernel names it: "2MB"
+	Usage    uint64
+	MaxUsage *uint64 // nil: the kernel does not tell, on v2
 }
 
 // DeviceIO is what was read from and written to a block device.
@@ -36,14 +46,10 @@ type DeviceIO struct {
 	ReadBytes, WriteBytes, Reads, Writes uint64
 }
 
-// Pressure is how long tasks have waited for a resource, in microseconds.
-type Pressure struct{ Some, Full uint64 }
-
 // ReadDetail reads the cgroup at cgroupPath. The error of an absent one is
 // os.ErrNotExist.
 func ReadDetail(cgroupPath string) (Detail, error) {
-	h := hierarchy{root: "/sys/fs/cgroup", v2: cgroup.Unified()}
-	d, err := h.detail(cgroupPath)
+	d, err := local().detail(cgroupPath)
 	if err != nil {
 		return Detail{}, err
 	}
@@ -60,6 +66,9 @@ func (h hierarchy) detail(path string) (Detail, error) {
 	}
 	d := Detail{Sample: s}
 	path = filepath.Join("/", path)
+	if err := d.hugePages(h, path); err != nil {
+		return Detail{}, err
+	}
 	if h.v2 {
 		return d, d.readV2(filepath.Join(h.root, path))
 	}
@@ -139,6 +148,37 @@ func (d *Detail) blockIO(bytesFile, opsFile string) error {
 	return nil
 }
 
+// hugePages reads hugetlb.SIZE.usage_in_bytes of v1, hugetlb.SIZE.current of v2.
+func (d *Detail) hugePages(h hierarchy, path string) error {
+	usage, most := ".usage_in_bytes", ".max_usage_in_bytes"
+	if h.v2 {
+		usage, most = ".current", ""
+	}
+	files, err := filepath.Glob(h.file(path, "hugetlb.*"+usage))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		size := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(file), "hugetlb."), usage)
+		if strings.Contains(size, ".") {
+			continue // hugetlb.SIZE.rsvd.current: what is reserved is not in use
+		}
+		pages := HugePages{Size: size}
+		if err := optional(&pages.Usage, file); err != nil {
+			return err
+		}
+		if most != "" {
+			n, err := present(number(strings.TrimSuffix(file, usage) + most))
+			if err != nil {
+				return err
+			}
+			pages.MaxUsage = &n
+		}
+		d.HugePages = append(d.HugePages, pages)
+	}
+	return nil
+}
+
 func (d *Detail) device(all map[string]*DeviceIO, number string) *DeviceIO {
 	if all[number] == nil {
 		major, minor, _ := strings.Cut(number, ":")
@@ -189,10 +229,7 @@ func (d *Detail) readV2(dir string) error {
 	if err := d.cpuMax(at("cpu.max")); err != nil {
 		return err
 	}
-	if err := d.ioStat(at("io.stat")); err != nil {
-		return err
-	}
-	return d.pressures(at)
+	return d.ioStat(at("io.stat"))
 }
 
 // cpuMax reads "QUOTA PERIOD", with "max" for no quota.
@@ -241,34 +278,6 @@ func (d *Detail) ioStat(file string) error {
 	return nil
 }
 
-// pressures reads lines of "some avg10=0.00 avg60=0.00 avg300=0.00 total=N".
-func (d *Detail) pressures(at func(string) string) error {
-	for _, kind := range []string{"cpu", "memory", "io"} {
-		data, err := os.ReadFile(at(kind + ".pressure"))
-		if err != nil {
-			continue // not built in, or switched off: opening says ENOENT, reading EOPNOTSUPP
-		}
-		var p Pressure
-		for line := range strings.Lines(string(data)) {
-			_, total, ok := strings.Cut(strings.TrimSpace(line), "total=")
-			n, err := strconv.ParseUint(total, 10, 64)
-			if !ok || err != nil {
-				continue
-			}
-			if strings.HasPrefix(line, "some") {
-				p.Some = n
-			} else {
-				p.Full = n
-			}
-		}
-		if d.Pressure == nil {
-			d.Pressure = map[string]Pressure{}
-		}
-		d.Pressure[kind] = p
-	}
-	return nil
-}
-
 // maxLinks bounds how many descriptors of a container are looked at for
 // sockets: their number is up to it.
 const maxLinks = 10000
@@ -281,6 +290,9 @@ func (d *Detail) countProcesses(path string) error {
 		return err
 	}
 	d.Processes = uint64(len(pids))
+	if len(pids) > 0 {
+		d.OpenFilesMax = openFilesMax(slices.Min(pids))
+	}
 	left := maxLinks
 	for _, pid := range pids {
 		dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
@@ -302,6 +314,16 @@ func (d *Detail) countProcesses(path string) error {
 		}
 	}
 	return nil
+}
+
+// openFilesMax is the soft limit of open files of a process that may have
+// ended.
+func openFilesMax(pid int) *uint64 {
+	var l unix.Rlimit
+	if unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &l) != nil || l.Cur == unix.RLIM_INFINITY {
+		return nil
+	}
+	return &l.Cur
 }
 
 // present is v, or nothing where a kernel lacks the file.

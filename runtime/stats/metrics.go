@@ -74,8 +74,8 @@ func cpuMetrics() []Metric[*Reading] {
 		one("container_spec_cpu_period", "Length of a period, in microseconds.", Gauge, func(r *Reading) uint64 { return r.Period }),
 		one("container_spec_cpu_shares", "CPU shares.", Gauge, func(r *Reading) uint64 { return r.Shares }),
 		{"container_spec_cpu_quota", "CPU quota, in microseconds a period.", Gauge, nil, limited(func(r *Reading) *uint64 { return r.Quota })},
-		pressure("container_pressure_cpu_waiting_seconds_total", "Time that some task waited for the CPU, in seconds.", "cpu", func(p Pressure) uint64 { return p.Some }),
-		pressure("container_pressure_cpu_stalled_seconds_total", "Time that no task could go on for lack of the CPU, in seconds.", "cpu", func(p Pressure) uint64 { return p.Full }),
+		pressure("container_pressure_cpu_waiting_seconds_total", "Time that some task waited for the CPU, in seconds.", func(p Pressure) *Stall { return p.CPU }, some),
+		pressure("container_pressure_cpu_stalled_seconds_total", "Time that no task could go on for lack of the CPU, in seconds.", func(p Pressure) *Stall { return p.CPU }, full),
 	}
 }
 
@@ -90,15 +90,18 @@ func limited(read func(*Reading) *uint64) func(*Reading) []Point {
 }
 
 // pressure has a value only where the kernel tells of the resource's pressure.
-func pressure(name, help, resource string, micros func(Pressure) uint64) Metric[*Reading] {
+func pressure(name, help string, of func(Pressure) *Stall, which func(*Stall) Waited) Metric[*Reading] {
 	return Metric[*Reading]{Name: name, Help: help, Kind: Counter, Read: func(r *Reading) []Point {
-		p, ok := r.Pressure[resource]
-		if !ok {
+		s := of(r.Pressure)
+		if s == nil {
 			return nil
 		}
-		return []Point{{Value: micros(p) / uint64(time.Second/time.Microsecond)}}
+		return []Point{{Value: seconds(uint64(which(s).Total))}}
 	}}
 }
+
+func some(s *Stall) Waited { return s.Some }
+func full(s *Stall) Waited { return s.Full }
 
 func memoryMetrics() []Metric[*Reading] {
 	return []Metric[*Reading]{
@@ -123,9 +126,24 @@ func memoryMetrics() []Metric[*Reading] {
 		one("container_spec_memory_limit_bytes", "Memory limit; 0: none.", Gauge, func(r *Reading) uint64 { return orZero(r.Limit) }),
 		one("container_spec_memory_swap_limit_bytes", "Limit of swap alone; 0: none.", Gauge, func(r *Reading) uint64 { return orZero(r.SwapLimit) }),
 		{"container_spec_memory_reservation_limit_bytes", "Memory that is kept for it where it can be.", Gauge, nil, limited(func(r *Reading) *uint64 { return r.Reservation })},
-		pressure("container_pressure_memory_waiting_seconds_total", "Time that some task waited for memory, in seconds.", "memory", func(p Pressure) uint64 { return p.Some }),
-		pressure("container_pressure_memory_stalled_seconds_total", "Time that no task could go on for lack of memory, in seconds.", "memory", func(p Pressure) uint64 { return p.Full }),
+		perPageSize("container_hugetlb_usage_bytes", "Huge pages in use, in bytes.", func(h HugePages) *uint64 { return &h.Usage }),
+		perPageSize("container_hugetlb_max_usage_bytes", "The most bytes of huge pages that were in use; cgroup v2 does not tell.", func(h HugePages) *uint64 { return h.MaxUsage }),
+		pressure("container_pressure_memory_waiting_seconds_total", "Time that some task waited for memory, in seconds.", func(p Pressure) *Stall { return p.Memory }, some),
+		pressure("container_pressure_memory_stalled_seconds_total", "Time that no task could go on for lack of memory, in seconds.", func(p Pressure) *Stall { return p.Memory }, full),
 	}
+}
+
+// perPageSize has a value for each size of huge pages that the cgroup accounts.
+func perPageSize(name, help string, read func(HugePages) *uint64) Metric[*Reading] {
+	return Metric[*Reading]{Name: name, Help: help, Kind: Gauge, Labels: []string{"pagesize"}, Read: func(r *Reading) []Point {
+		var out []Point
+		for _, h := range r.HugePages {
+			if v := read(h); v != nil {
+				out = append(out, Point{[]string{h.Size}, *v})
+			}
+		}
+		return out
+	}}
 }
 
 // perDevice has a value for each block device that was used.
@@ -157,8 +175,8 @@ func diskMetrics() []Metric[*Reading] {
 		one("container_fs_limit_bytes", "Size of the file system that the writable layer is on.", Gauge, func(r *Reading) uint64 { return r.FilesystemBytes }),
 		one("container_fs_inodes_free", "Free inodes of that file system.", Gauge, func(r *Reading) uint64 { return r.InodesFree }),
 		one("container_fs_inodes_total", "All inodes of that file system.", Gauge, func(r *Reading) uint64 { return r.InodesAll }),
-		pressure("container_pressure_io_waiting_seconds_total", "Time that some task waited for a disk, in seconds.", "io", func(p Pressure) uint64 { return p.Some }),
-		pressure("container_pressure_io_stalled_seconds_total", "Time that no task could go on for lack of a disk, in seconds.", "io", func(p Pressure) uint64 { return p.Full }),
+		pressure("container_pressure_io_waiting_seconds_total", "Time that some task waited for a disk, in seconds.", func(p Pressure) *Stall { return p.IO }, some),
+		pressure("container_pressure_io_stalled_seconds_total", "Time that no task could go on for lack of a disk, in seconds.", func(p Pressure) *Stall { return p.IO }, full),
 	}
 }
 
@@ -168,6 +186,12 @@ func processMetrics() []Metric[*Reading] {
 		one("container_threads", "Threads.", Gauge, func(r *Reading) uint64 { return r.Pids }),
 		one("container_threads_max", "Limit of threads; 0: none.", Gauge, func(r *Reading) uint64 { return orZero(r.ThreadsMax) }),
 		one("container_file_descriptors", "Open file descriptors, of which 10,000 are counted.", Gauge, func(r *Reading) uint64 { return r.Descriptors }),
+		{"container_ulimits_soft", "Soft limits of the container's first process; none where it is unlimited.", Gauge, []string{"ulimit"}, func(r *Reading) []Point {
+			if r.OpenFilesMax == nil {
+				return nil
+			}
+			return []Point{{[]string{"max_open_files"}, *r.OpenFilesMax}}
+		}},
 		one("container_sockets", "Open sockets among those file descriptors.", Gauge, func(r *Reading) uint64 { return r.Sockets }),
 		one("container_last_seen", "When this was read, in seconds since 1970.", Gauge, func(r *Reading) uint64 { return uint64(r.Seen.Unix()) }),
 		one("container_start_time_seconds", "When it was started, in seconds since 1970.", Gauge, func(r *Reading) uint64 {

@@ -2,7 +2,8 @@
 //
 // Read takes one reading. A Sampler keeps the last reading of each container,
 // for two reasons: a rate needs two of them, and clients that ask in bursts
-// are answered from memory. Nothing is read while nobody asks.
+// are answered from memory. It also holds the files of their cgroups open, for
+// the next reading. Nothing is read while nobody asks.
 package stats
 
 import (
@@ -10,7 +11,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -29,14 +29,16 @@ type Sample struct {
 	SwapUsage                   *uint64 // nil: not accounted
 	SwapLimit                   *uint64 // of swap alone; nil: unlimited or not accounted
 	Pids                        uint64
+	Pressure                    Pressure
 }
 
 // Read reads the cgroup at cgroupPath, an OCI linux.cgroupsPath, with what is
 // below it. The error of an absent one is os.ErrNotExist.
 func Read(cgroupPath string) (Sample, error) {
-	h := hierarchy{root: "/sys/fs/cgroup", v2: cgroup.Unified()}
-	return h.read(cgroupPath)
+	return local().read(cgroupPath)
 }
+
+func local() hierarchy { return hierarchy{root: "/sys/fs/cgroup", v2: cgroup.Unified()} }
 
 // hierarchy is where the controllers' files are. Tests have their own.
 type hierarchy struct {
@@ -45,83 +47,12 @@ type hierarchy struct {
 }
 
 func (h hierarchy) read(path string) (Sample, error) {
-	// A rooted Join keeps ".." inside the hierarchy.
-	path = filepath.Join("/", path)
-	read := readV1
-	if h.v2 {
-		read = readV2
-	}
-	s := Sample{At: time.Now()}
-	if err := read(&s, h.root, path); err != nil {
-		return Sample{}, fmt.Errorf("cannot read the usage of cgroup %s: %w", path, err)
-	}
-	return s, nil
-}
-
-func readV1(s *Sample, root, path string) error {
-	var err error
-	if s.CPUNanos, err = number(filepath.Join(root, "cpuacct", path, "cpuacct.usage")); err != nil {
-		return err
-	}
-	memory := filepath.Join(root, "memory", path)
-	if s.Usage, err = number(filepath.Join(memory, "memory.usage_in_bytes")); err != nil {
-		return err
-	}
-	stat, err := table(filepath.Join(memory, "memory.stat"))
+	g, err := h.open(path)
 	if err != nil {
-		return err
+		return Sample{}, err
 	}
-	s.RSS, s.WorkingSet = stat["total_rss"], minus(s.Usage, stat["total_inactive_file"])
-	s.PageFaults, s.MajorPageFaults = stat["total_pgfault"], stat["total_pgmajfault"]
-	if s.Limit, err = limit(filepath.Join(memory, "memory.limit_in_bytes")); err != nil {
-		return err
-	}
-	// memsw is memory and swap together, and exists with swap accounting only.
-	both, err := limit(filepath.Join(memory, "memory.memsw.limit_in_bytes"))
-	switch {
-	case err == nil:
-		swap := stat["total_swap"]
-		s.SwapUsage = &swap
-		if both != nil && s.Limit != nil {
-			only := minus(*both, *s.Limit)
-			s.SwapLimit = &only
-		}
-	case !errors.Is(err, fs.ErrNotExist):
-		return err
-	}
-	return optional(&s.Pids, filepath.Join(root, "pids", path, "pids.current"))
-}
-
-func readV2(s *Sample, root, path string) error {
-	dir := filepath.Join(root, path)
-	cpu, err := table(filepath.Join(dir, "cpu.stat"))
-	if err != nil {
-		return err
-	}
-	s.CPUNanos = cpu["usage_usec"] * 1000
-	if s.Usage, err = number(filepath.Join(dir, "memory.current")); err != nil {
-		return err
-	}
-	stat, err := table(filepath.Join(dir, "memory.stat"))
-	if err != nil {
-		return err
-	}
-	s.RSS, s.WorkingSet = stat["anon"], minus(s.Usage, stat["inactive_file"])
-	s.PageFaults, s.MajorPageFaults = stat["pgfault"], stat["pgmajfault"]
-	if s.Limit, err = limit(filepath.Join(dir, "memory.max")); err != nil {
-		return err
-	}
-	swap, err := number(filepath.Join(dir, "memory.swap.current"))
-	switch {
-	case err == nil:
-		s.SwapUsage = &swap
-		if s.SwapLimit, err = limit(filepath.Join(dir, "memory.swap.max")); err != nil {
-			return err
-		}
-	case !errors.Is(err, fs.ErrNotExist):
-		return err
-	}
-	return optional(&s.Pids, filepath.Join(dir, "pids.current"))
+	defer g.close()
+	return g.sample(time.Now())
 }
 
 // minus is a difference that readings of different moments cannot turn negative.
@@ -151,14 +82,18 @@ func optional(n *uint64, file string) error {
 	return err
 }
 
-// limit reads a limit, nil for none: "max" on v2, on v1 the largest multiple
-// of the page size that fits in 63 bits.
+// limit reads a file with a limit, nil for none.
 func limit(file string) (*uint64, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	text := strings.TrimSpace(string(data))
+	return parseLimit(file, strings.TrimSpace(string(data)))
+}
+
+// parseLimit is nil for no limit: "max" on v2, on v1 the largest multiple of
+// the page size that fits in 63 bits.
+func parseLimit(file, text string) (*uint64, error) {
 	if text == "max" {
 		return nil, nil // no limit, and no error
 	}

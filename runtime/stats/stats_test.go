@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -63,6 +64,8 @@ func v2() map[string]string {
 		"c/memory.swap.max":         "60000\n",
 		"c/memory.stat":             "anon 30000\nfile 15000\ninactive_file 10000\npgfault 11\npgmajfault 5\n",
 		"c/pids.current":            "3\n",
+		"c/cpu.pressure":            "some avg10=12.34 avg60=5.00 avg300=0.50 total=7000000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=3000000\n",
+		"c/memory.pressure":         "some avg10=1.50 avg60=0.00 avg300=0.00 total=1\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
 		"bare/cpu.stat":             "usage_usec 1\n",
 		"bare/memory.current":       "5\n",
 		"bare/memory.max":           "max\n",
@@ -85,8 +88,13 @@ func TestRead(t *testing.T) {
 		"v2": {root: tree(t, v2()), v2: true},
 	} {
 		cpu, one := uint64(123456789), uint64(1)
+		full.Pressure = Pressure{} // v1 has none
 		if h.v2 {
 			cpu, one = 123456000, 1000
+			full.Pressure = Pressure{
+				CPU:    &Stall{Some: Waited{Total: 7 * time.Second, Avg10: 12.34, Avg60: 5, Avg300: 0.5}, Full: Waited{Total: 3 * time.Second}},
+				Memory: &Stall{Some: Waited{Total: time.Microsecond, Avg10: 1.5}},
+			}
 		}
 		full.CPUNanos = cpu
 		for path, want := range map[string]Sample{
@@ -170,15 +178,26 @@ func TestReadKernel(t *testing.T) {
 	}
 }
 
+// sampled is a Sampler of a tree of files, at a time of the test's.
+func sampled(t *testing.T, root string, v2 bool) (*Sampler, *time.Time) {
+	t.Helper()
+	s, now := NewSampler(), time.Unix(1000, 0)
+	s.hierarchy, s.now = hierarchy{root: root, v2: v2}, func() time.Time { return now }
+	return s, &now
+}
+
+// set changes a file under whoever has it open.
+func set(t *testing.T, root, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestSampler(t *testing.T) {
 	t.Parallel()
-	at, cpu, reads := time.Now().Add(-time.Hour), uint64(1000), 0
-	var failure error
-	s := NewSampler()
-	s.read = func(string) (Sample, error) {
-		reads++
-		return Sample{At: at, CPUNanos: cpu}, failure
-	}
+	root := tree(t, v2())
+	s, now := sampled(t, root, true)
 	sample := func() Sample {
 		t.Helper()
 		got, err := s.Sample("id", "/c")
@@ -187,29 +206,153 @@ func TestSampler(t *testing.T) {
 		}
 		return got
 	}
-	if got := sample(); got.NanoCores != nil {
-		t.Errorf("the first sample has the rate %d", *got.NanoCores)
+	if got := sample(); got.NanoCores != nil || got.CPUNanos != 123456000 {
+		t.Errorf("the first sample has the rate %v of %d", got.NanoCores, got.CPUNanos)
 	}
-	at, cpu = at.Add(2*time.Second), cpu+1_000_000_000
-	if got := sample(); got.NanoCores == nil || *got.NanoCores != 500_000_000 {
-		t.Errorf("rate %v, want half a core", got.NanoCores)
+	*now = now.Add(fresh - 1)
+	set(t, root, "c/cpu.stat", "usage_usec 1123456\n")
+	if got := sample(); got.CPUNanos != 123456000 {
+		t.Errorf("a fresh sample was read again: %+v", got)
 	}
-	at, cpu = at.Add(time.Second), 5
+	*now = now.Add(time.Second + 1)
+	if got := sample(); got.NanoCores == nil || *got.NanoCores != 500_000_000 || got.CPUNanos != 1123456000 || !got.At.Equal(*now) {
+		t.Errorf("got %+v, want the rate of half a core", got)
+	}
+	*now = now.Add(time.Second)
+	set(t, root, "c/cpu.stat", "usage_usec 5\n")
 	if got := sample(); got.NanoCores != nil {
 		t.Errorf("a counter that began anew gave the rate %d", *got.NanoCores)
 	}
-	failure = errors.New("no cgroup")
-	if _, err := s.Sample("id", "/c"); !errors.Is(err, failure) {
-		t.Errorf("got %v, want %v", err, failure)
+	*now = now.Add(-time.Hour) // the clock was set
+	if got := sample(); !got.At.Equal(*now) {
+		t.Errorf("the sample is of %v, it is %v", got.At, *now)
 	}
-	failure, at, cpu = nil, time.Now().Add(time.Hour), 10
-	sample()
-	before := reads
-	if got := sample(); reads != before || got.CPUNanos != 10 {
-		t.Errorf("a fresh sample was read again")
-	}
+	*now = now.Add(time.Hour)
 	s.Forget("id")
-	if got := sample(); reads != before+1 || got.NanoCores != nil {
+	if got := sample(); got.NanoCores != nil {
 		t.Errorf("a forgotten container was remembered")
+	}
+}
+
+// heldIn counts the descriptors of this process that are open below dir.
+func heldIn(t *testing.T, dir string) int {
+	t.Helper()
+	links, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, l := range links {
+		if to, err := os.Readlink(l); err == nil && strings.HasPrefix(to, dir+"/") {
+			n++
+		}
+	}
+	return n
+}
+
+// The descriptors of a cgroup stay open from its first sample until it is
+// forgotten or gone, and never are more than what was set aside for them.
+func TestSamplerHoldsCgroupsOpen(t *testing.T) {
+	t.Parallel()
+	for version, files := range map[string]map[string]string{"v1": v1(), "v2": v2()} {
+		root := tree(t, files)
+		s, now := sampled(t, root, version == "v2")
+		s.left = 2
+		sample := func(id, path string) error {
+			*now = now.Add(time.Second)
+			_, err := s.Sample(id, path)
+			return err
+		}
+		hold := func(what string, want int) {
+			t.Helper()
+			if got := heldIn(t, root); got != want {
+				t.Errorf("%s, %s: %d descriptors are held, want %d", version, what, got, want)
+			}
+		}
+		one := 9 // of a cgroup with everything but the pressure on disks
+		if version == "v1" {
+			one = 6
+		}
+		for range 3 {
+			for id, path := range map[string]string{"a": "/c", "b": "/c", "c": "/c"} {
+				if err := sample(id, path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			hold("three, of which two may be held", 2*one)
+		}
+		for _, id := range []string{"a", "b", "c", "never"} {
+			s.Forget(id)
+		}
+		hold("all forgotten", 0)
+		if err := sample("absent", "/absent"); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: absent: %v", version, err)
+		}
+		if len(s.last) != 0 || s.left != 2 {
+			t.Errorf("%s: %d containers are remembered and %d groups may be opened", version, len(s.last), s.left)
+		}
+	}
+}
+
+// Those who ask at once get one reading.
+func TestSamplerReadsOnceForAll(t *testing.T) {
+	t.Parallel()
+	root := tree(t, v2())
+	s, now := sampled(t, root, true)
+	if _, err := s.Sample("id", "/c"); err != nil {
+		t.Fatal(err)
+	}
+	*now = now.Add(time.Second)
+	set(t, root, "c/cpu.stat", "usage_usec 200000\n")
+	var asking sync.WaitGroup
+	for range 50 {
+		asking.Go(func() {
+			// Of a second reading the rate would be that since the first.
+			if got, err := s.Sample("id", "/c"); err != nil || got.NanoCores == nil || *got.NanoCores != 76544000 {
+				t.Errorf("got %+v, %v", got, err)
+			}
+		})
+	}
+	asking.Wait()
+}
+
+// A cgroup that the kernel has removed under open descriptors is absent, and
+// one that was made again is read.
+func TestSamplerFollowsACgroupThatIsMadeAgain(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	path := fmt.Sprintf("/berth-stats-%d-again", os.Getpid())
+	s := NewSampler()
+	now := time.Now()
+	s.now = func() time.Time { return now }
+	t.Cleanup(func() {
+		if err := cgroup.Remove(path); err != nil {
+			t.Error(err)
+		}
+	})
+	for round := range 3 {
+		if err := cgroup.Make(path); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			now = now.Add(time.Second)
+			if _, err := s.Sample("id", path); err != nil {
+				t.Fatalf("round %d: %v", round, err)
+			}
+		}
+		if err := cgroup.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		if round == 1 {
+			continue // the next finds another cgroup under the name it knows
+		}
+		now = now.Add(time.Second)
+		if _, err := s.Sample("id", path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("round %d: the sample of a removed cgroup is %v", round, err)
+		}
+	}
+	if len(s.last) != 0 {
+		t.Errorf("%d cgroups that are gone are remembered", len(s.last))
 	}
 }

@@ -32,8 +32,8 @@ type Step struct {
 
 // Plan is a verb applied to one object.
 type Plan struct {
-	Verb  string
-	Steps []Step
+	Verb    string
+	Steps   []Step
 	Observe Observe // nil: nobody
 }
 
