@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/berth-runtime/berth/imageservice/meta"
@@ -204,65 +203,8 @@ func (s *Service) Discard(_ context.Context, containerID string) error {
 	if err != nil {
 		return kinded(err, "cannot discard snapshot of container %s", containerID)
 	}
-	s.usage.drop(containerID)
+	s.usages.drop(containerID)
 	return nil
-}
-
-// usageAge is how old a figure of SnapshotUsage may be. The kubelet asks for
-// all containers every ten seconds, and others ask in between.
-const usageAge = 5 * time.Second
-
-// usageCache remembers walks of writable layers.
-type usageCache struct {
-	mu    sync.Mutex
-	known map[string]usageEntry // guarded by mu
-}
-
-type usageEntry struct {
-	at            time.Time
-	bytes, inodes uint64
-}
-
-func (c *usageCache) get(id string) (usageEntry, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e, ok := c.known[id]
-	return e, ok && time.Since(e.at) < usageAge
-}
-
-func (c *usageCache) put(id string, e usageEntry) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.known == nil {
-		c.known = map[string]usageEntry{}
-	}
-	c.known[id] = e
-}
-
-func (c *usageCache) drop(id string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.known, id)
-}
-
-// SnapshotUsage gives what a container has written, some seconds old at most.
-func (s *Service) SnapshotUsage(ctx context.Context, containerID string) (bytes, inodes uint64, err error) {
-	if e, ok := s.usage.get(containerID); ok {
-		return e.bytes, e.inodes, nil
-	}
-	defer s.snapshotLocks.Lock(containerID)()
-	if e, ok := s.usage.get(containerID); ok {
-		return e.bytes, e.inodes, nil // another caller walked meanwhile
-	}
-	if _, err := s.snapshotRow(containerID); err != nil {
-		return 0, 0, err
-	}
-	bytes, inodes, err = snapshot.At(s.snapshotDir(containerID)).Usage(ctx)
-	if err != nil {
-		return 0, 0, kinded(err, "cannot measure snapshot of container %s", containerID)
-	}
-	s.usage.put(containerID, usageEntry{at: time.Now(), bytes: bytes, inodes: inodes})
-	return bytes, inodes, nil
 }
 
 // checkContainerID accepts what may become the name of a directory.

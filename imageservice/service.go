@@ -42,7 +42,7 @@ type Service struct {
 
 	snapshotLocks keylock.Locks // per container id, over all that its directories see
 	layerLocks    keylock.Locks // per layer, over its verification, and per image, over its repair
-	usage         usageCache
+	usages        usages
 
 	endWatch context.CancelFunc // ends what runs in the background; nil if Open failed
 	watch    sync.WaitGroup
@@ -85,6 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		client:    registry.New(registry.Config{CertsDirs: cfg.CertsDirs, Proxies: proxies}),
 		slots:     make(chan struct{}, cfg.MaxParallelLayers),
 		windows:   newWindows(),
+		usages:    newUsages(),
 		pinned:    map[string]bool{},
 		configs:   map[string]manifest.Config{},
 		heldBlobs: map[digest.Digest]int{},
@@ -109,6 +110,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.endWatch = cancel
 	s.watch.Go(func() { s.verifySuspects(background) })
+	s.watch.Go(func() { s.walkLayers(background) })
 	return s, nil
 }
 
