@@ -282,10 +282,10 @@ func (t *Table) shimCreate(c *container) shimrpc.Create {
 		UID: uid, GID: gid}
 }
 
-// hold opens the container's output FIFOs and its pidfd a second time, so that
-// neither unread bytes nor the exit status go with a shim that dies. A pty has
-// no name to open again: its master comes with the shim's answer to create,
-// and is lost if shim and daemon die together.
+// hold opens the container's FIFOs and its pidfd a second time, so that neither
+// unread bytes nor the exit status go with a shim that dies, and stdin does not
+// end with it. A pty has no name to open again: its master comes with the shim's answer to create, or
+// from a shim that outlived the former daemon, and is lost if both die together.
 func (c *container) hold(bundle string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -295,17 +295,52 @@ func (c *container) hold(bundle string) {
 			c.held = append(c.held, os.NewFile(uintptr(fd), name))
 		}
 	}
+	// Not for reading: whoever attaches wants to know whether somebody does.
+	fd, err := unix.Open(filepath.Join(bundle, shimrpc.StdinFile), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == nil { // it may have ended
+		c.stdin = os.NewFile(uintptr(fd), shimrpc.StdinFile)
+	}
 	if f, err := c.rec.Process.Open(); err == nil {
 		c.pidfd = f
 	}
+}
+
+// holdConsole gets the pty's master from the shim, for a daemon that did not
+// make the container itself.
+func (t *Table) holdConsole(ctx context.Context, shim *shimrpc.Client, id string) error {
+	c, err := t.findContainer(ViewAll, id)
+	if err != nil {
+		return err
+	}
+	f, err := shim.Console(ctx, id)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.console != nil {
+		return f.Close()
+	}
+	c.console = f
+	return nil
+}
+
+// endStdin lets the container read the end of its stdin, once nobody who is
+// attached writes to it.
+func (c *container) endStdin(ctx context.Context, shim *shimrpc.Client) error {
+	c.mu.Lock()
+	_ = c.stdin.Close() // nil where there is none
+	c.stdin = nil
+	c.mu.Unlock()
+	return shim.EndStdin(ctx, c.id)
 }
 
 // release closes what hold opened.
 func (c *container) release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, f := range append(c.held, c.pidfd, c.console) {
+	for _, f := range append(c.held, c.stdin, c.pidfd, c.console) {
 		_ = f.Close() // nil where there is none
 	}
-	c.held, c.pidfd, c.console = nil, nil, nil
+	c.held, c.stdin, c.pidfd, c.console = nil, nil, nil, nil
 }

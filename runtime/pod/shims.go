@@ -161,11 +161,15 @@ func (s *shims) launch(ctx context.Context, key string) error {
 	return nil
 }
 
-// adopt hands a shim the processes of its group that it does not hold.
+// adopt hands a shim the processes of its group that it does not hold, and
+// takes from it what a former daemon held of those that it does.
 func (s *shims) adopt(ctx context.Context, c *shimrpc.Client, key string, info shimrpc.Info) {
 	log := klog.FromContext(ctx)
 	for _, a := range s.t.adoptable(func(p *Pod) bool { return s.key(p) == key }) {
 		if slices.Contains(info.Containers, a.create.ID) {
+			if a.create.TTY && a.create.Console == nil {
+				logged(ctx, "Cannot hold a container's terminal, which ends with the shim then", s.t.holdConsole(ctx, c, a.create.ID))
+			}
 			continue
 		}
 		if err := c.Adopt(ctx, a.create, a.pidfd); err != nil {

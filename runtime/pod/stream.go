@@ -187,7 +187,7 @@ func (t *Table) attachInput(ctx context.Context, s *attachSession, shim *shimrpc
 	in := &input{File: f}
 	if cfg.StdinOnce {
 		ctx := context.WithoutCancel(ctx)
-		in.after = func() error { return shim.EndStdin(ctx, c.id) }
+		in.after = func() error { return c.endStdin(ctx, shim) }
 	}
 	s.in = in
 	return nil

@@ -135,6 +135,7 @@ type container struct {
 	held     []*os.File // FIFOs, held a second time
 	pidfd    *os.File   // likewise
 	console  *os.File   // likewise: the pty's master, of a container with a terminal
+	stdin    *os.File   // likewise: open for writing; of a container that has one
 }
 
 // New makes a Table over the directories of cfg. Recover must be called
