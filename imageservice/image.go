@@ -35,6 +35,11 @@ type Config struct {
 
 	Verifiers verifier.Programs // asked at each pull
 	Observer  Observer          // nil for none
+
+	// SetGCPercent is debug.SetGCPercent for a process that has its memory
+	// counted: the store sets it lower while much is used that makes no garbage.
+	// nil leaves the collector alone.
+	SetGCPercent func(percent int) (before int)
 }
 
 // Image is what the store knows of one image. Images are values: what a call

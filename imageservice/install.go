@@ -17,6 +17,7 @@ import (
 
 	"github.com/berth-runtime/berth/imageservice/manifest"
 	"github.com/berth-runtime/berth/imageservice/meta"
+	"github.com/berth-runtime/berth/imageservice/unpack"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
@@ -246,7 +247,7 @@ func (s *Service) account(l meta.Layer) (meta.Layer, error) {
 	if err != nil {
 		return l, fmt.Errorf("cannot account for layer: %w", err)
 	}
-	l.Bytes += onDisk(1) // the directory itself
+	l.Bytes += unpack.OnDisk(1) // the directory itself
 	l.Inodes++
 	for _, e := range beside {
 		if e.IsDir() {
@@ -256,7 +257,7 @@ func (s *Service) account(l meta.Layer) (meta.Layer, error) {
 		if err != nil {
 			return l, fmt.Errorf("cannot account for layer: %w", err)
 		}
-		l.Bytes += onDisk(fi.Size())
+		l.Bytes += unpack.OnDisk(fi.Size())
 		l.Inodes++
 		l.Recorded = l.Recorded || e.Name() == splitName
 	}

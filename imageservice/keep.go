@@ -17,6 +17,7 @@ import (
 	"github.com/berth-runtime/berth/imageservice/inflate"
 	"github.com/berth-runtime/berth/imageservice/manifest"
 	"github.com/berth-runtime/berth/imageservice/meta"
+	"github.com/berth-runtime/berth/imageservice/unpack"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
@@ -135,14 +136,7 @@ func (s *Service) blobSize(d digest.Digest) uint64 {
 	if err != nil {
 		return 0
 	}
-	return onDisk(fi.Size())
-}
-
-// onDisk rounds the size of a file up to blocks, as the accounting of layers
-// does.
-func onDisk(size int64) uint64 {
-	const block = 4096
-	return uint64(size+block-1) / block * block
+	return unpack.OnDisk(fi.Size())
 }
 
 // kept gives the manifest of an image all of whose blobs are kept; nil if

@@ -1,7 +1,6 @@
 package imageservice
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -9,15 +8,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/berth-runtime/berth/imageservice/ahead"
-	"github.com/berth-runtime/berth/imageservice/inflate"
 	"github.com/berth-runtime/berth/imageservice/inventory"
 	"github.com/berth-runtime/berth/imageservice/manifest"
 	"github.com/berth-runtime/berth/imageservice/meta"
@@ -265,42 +261,14 @@ const (
 	defaultRatioPad = 1 << 30
 )
 
-// windowOfOne is what a layer compressed with zstd usually wants to remember,
-// with what goes with it.
-const windowOfOne = 9 << 20
-
-// windows bounds the memory of decompressors to as many usual windows as there
-// are CPUs, since more at a time would not be faster. Who is next has the memory
-// of who was before.
-type windows struct {
-	*semaphore.Weighted
-	most     int64
-	decoders *inflate.Decoders
-}
-
-func newWindows() windows {
-	most := int64(max(2, runtime.GOMAXPROCS(0))) * windowOfOne
-	return windows{semaphore.NewWeighted(most), most, &inflate.Decoders{}}
-}
-
-// unpackInTurn is unpackVerified once there is memory for it.
-func (s *Service) unpackInTurn(ctx context.Context, stream io.Reader, dir string, src source, rec *tarsplit.Recorder) (unpack.Result, error) {
-	b := bufio.NewReaderSize(stream, 64<<10)
-	window := min(inflate.Window(b), s.windows.most)
-	if err := s.windows.Acquire(ctx, window); err != nil {
-		return unpack.Result{}, err
-	}
-	defer s.windows.Release(window)
-	return s.unpackVerified(ctx, b, dir, src, rec)
-}
-
 // unpackVerified unpacks stream into dir and fails with DataLoss if the blob
 // or the tar in it is not what src says. Three stages work side by side, so
 // that one large layer keeps more than one CPU busy: fetching with the blob's
-// sum, decompression with the tar's, and unpacking.
+// sum, decompression with the tar's, and unpacking; while there are layers
+// enough, they take turns.
 func (s *Service) unpackVerified(ctx context.Context, stream io.Reader, dir string, src source, rec *tarsplit.Recorder) (unpack.Result, error) {
 	blob := &meter{ctx: ctx, r: stream, hash: sha256.New(), report: func(n int64) { src.report(n, StatusDownloading) }}
-	packed := ahead.NewReader(blob)
+	packed := ahead.NewReader(blob, s.spareCPU)
 	defer func() { _ = packed.Close() }()
 	r, diffID, err := s.unpackStream(ctx, packed, dir, src, rec)
 	if err != nil && !errkind.Is(err, errkind.InvalidArgument) {
@@ -334,8 +302,8 @@ func (s *Service) unpackStream(ctx context.Context, blob io.Reader, dir string, 
 	if src.part == nil { // which has no diff ID to be held to
 		tar.hash = sha256.New()
 	}
-	plainAhead := ahead.NewReader(tar)
-	r, err := unpack.Recorded(ctx, plainAhead, dir, limits, rec)
+	plainAhead := ahead.NewReader(tar, s.spareCPU)
+	r, err := unpack.Layer(ctx, plainAhead, dir, limits, rec)
 	_ = plainAhead.Close() // before what it reads is closed
 	if err != nil {
 		return unpack.Result{}, "", err

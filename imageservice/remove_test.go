@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-runtime/berth/imageservice/unpack"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
@@ -201,7 +202,7 @@ func onTheDisk(t *testing.T, paths []string) (bytes, inodes uint64) {
 			inodes++
 			switch st.Mode & unix.S_IFMT {
 			case unix.S_IFREG:
-				bytes += onDisk(st.Size)
+				bytes += unpack.OnDisk(st.Size)
 			case unix.S_IFDIR:
 				bytes += 4096
 			}

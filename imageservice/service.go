@@ -27,14 +27,15 @@ const defaultParallelLayers = 4
 
 // Service is the open store. All its methods may be called concurrently.
 type Service struct {
-	cfg     Config
-	dir     *os.File // Root, for syncfs
-	db      *meta.DB
-	blobs   *content.Store
-	client  *registry.Client
-	windows windows
-	slots   chan struct{} // one for each layer that may be downloaded at a time
-	pinned  map[string]bool
+	cfg       Config
+	dir       *os.File // Root, for syncfs
+	db        *meta.DB
+	blobs     *content.Store
+	client    *registry.Client
+	windows   *windows
+	unpacking atomic.Int32  // layers that have a slot and memory
+	slots     chan struct{} // one for each layer that may be downloaded at a time
+	pinned    map[string]bool
 
 	ratioPad int64 // bytes; defaultRatioPad but in tests
 
@@ -84,7 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		cfg:       cfg,
 		client:    registry.New(registry.Config{CertsDirs: cfg.CertsDirs, Proxies: proxies}),
 		slots:     make(chan struct{}, cfg.MaxParallelLayers),
-		windows:   newWindows(),
+		windows:   newWindows(cfg.SetGCPercent),
 		usages:    newUsages(),
 		pinned:    map[string]bool{},
 		configs:   map[string]manifest.Config{},

@@ -2,6 +2,7 @@ package imageservice
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -33,4 +34,25 @@ func TestLayersWaitForMemoryOfWindows(t *testing.T) {
 		t.Error("a layer kept its memory")
 	}
 	sound(t, s)
+}
+
+// While there are windows the collector leaves little beside them, and as much
+// as before when they are gone.
+func TestWindowsAreNoReasonForGarbage(t *testing.T) {
+	t.Parallel()
+	var set []int
+	w := newWindows(func(percent int) int {
+		set = append(set, percent)
+		return 50
+	})
+	w.enter()
+	w.enter()
+	w.leave()
+	if !slices.Equal(set, []int{frugal}) {
+		t.Errorf("with a window in use the collector was set to %v", set)
+	}
+	w.leave()
+	if !slices.Equal(set, []int{frugal, 50}) {
+		t.Errorf("without windows the collector was set to %v", set)
+	}
 }

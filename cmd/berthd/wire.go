@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync"
 
@@ -65,6 +66,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		Verifiers:       verifier.Programs{Dir: cfg.Image.VerifiersDir},
 		Observer:        counts,
 		BootID:          bootID,
+		SetGCPercent:    debug.SetGCPercent,
 
 		MaxParallelLayers: cfg.Image.ParallelLayers,
 		Ranges: imageservice.Ranges{

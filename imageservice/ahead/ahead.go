@@ -1,5 +1,6 @@
 // Package ahead lets the stages of a stream run side by side: what one stage
-// gives is read by a goroutine of its own while the next stage works.
+// gives is read by a goroutine of its own while the next stage works, as soon
+// as there is a CPU to spare for it. Until then handing over would only cost.
 //
 // The law: bytes and the error after them come in order and unchanged, memory
 // is bounded, and after Close nothing reads the source any more.
@@ -19,6 +20,9 @@ const (
 
 // Reader gives the bytes of a source, which it reads ahead.
 type Reader struct {
+	src   io.Reader
+	spare func() bool // nil once the goroutine runs
+
 	full chan piece  // in order; closed after the last
 	free chan []byte // what full's pieces were, to be filled again
 	now  []byte      // what Read gives next
@@ -35,17 +39,23 @@ type piece struct {
 	err error
 }
 
-// NewReader starts to read r. The caller closes the Reader.
-func NewReader(r io.Reader) *Reader {
-	a := &Reader{full: make(chan piece, pieces), free: make(chan []byte, pieces), quit: make(chan struct{})}
+// NewReader gives what r gives, and reads ahead from the first Read on at which
+// spare reports that there is a CPU for it. The caller closes the Reader.
+func NewReader(r io.Reader, spare func() bool) *Reader {
+	return &Reader{src: r, spare: spare, quit: make(chan struct{})}
+}
+
+// start starts to read ahead.
+func (a *Reader) start() {
+	a.spare = nil
+	a.full, a.free = make(chan piece, pieces), make(chan []byte, pieces)
 	for range pieces {
 		a.free <- nil // made when it is wanted, as most sources are short
 	}
-	go a.run(r)
-	return a
+	go a.run()
 }
 
-func (a *Reader) run(r io.Reader) {
+func (a *Reader) run() {
 	defer close(a.full)
 	for {
 		var buf []byte
@@ -57,7 +67,7 @@ func (a *Reader) run(r io.Reader) {
 		if buf == nil {
 			buf = make([]byte, pieceSize)
 		}
-		n, err := fill(r, buf[:pieceSize])
+		n, err := Fill(a.src, buf[:pieceSize])
 		a.full <- piece{buf[:n], err} // has room for all pieces there are
 		if err != nil {
 			return
@@ -65,8 +75,8 @@ func (a *Reader) run(r io.Reader) {
 	}
 }
 
-// fill reads until buf is full or the source ends, with the source's own error.
-func fill(r io.Reader, buf []byte) (n int, err error) {
+// Fill reads until buf is full or the source ends, with the source's own error.
+func Fill(r io.Reader, buf []byte) (n int, err error) {
 	for n < len(buf) && err == nil {
 		var k int
 		k, err = r.Read(buf[n:])
@@ -77,6 +87,15 @@ func fill(r io.Reader, buf []byte) (n int, err error) {
 
 // Read gives what was read, and waits for it if need be.
 func (a *Reader) Read(p []byte) (int, error) {
+	if a.spare != nil {
+		if a.err != nil {
+			return 0, a.err
+		}
+		if !a.spare() {
+			return a.direct(p)
+		}
+		a.start()
+	}
 	for len(a.now) == 0 {
 		if a.err != nil {
 			return 0, a.err
@@ -97,10 +116,21 @@ func (a *Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// direct is Read without another goroutine.
+func (a *Reader) direct(p []byte) (n int, err error) {
+	n, err = a.src.Read(p)
+	a.err = err
+	return n, err
+}
+
 // Close ends the reading and waits for it, be it in the middle of a Read of the
 // source. It does not close the source, which can be used again afterwards.
 func (a *Reader) Close() error {
 	a.once.Do(func() { close(a.quit) })
+	if a.spare != nil {
+		a.err = io.ErrClosedPipe
+		return nil
+	}
 	for range a.full { //nolint:revive // what was read ahead is of no use
 	}
 	a.now, a.buf, a.err = nil, nil, io.ErrClosedPipe

@@ -29,7 +29,7 @@ func TestReaderGivesTheBytesInOrder(t *testing.T) {
 			"halves":       iotest.HalfReader(bytes.NewReader(want)),
 			"last and EOF": iotest.DataErrReader(bytes.NewReader(want)),
 		} {
-			a := NewReader(source)
+			a := NewReader(source, always)
 			got, err := io.ReadAll(iotest.HalfReader(a))
 			if err != nil || !bytes.Equal(got, want) {
 				t.Errorf("%d bytes, %s: got %d bytes, %v", size, name, len(got), err)
@@ -47,7 +47,7 @@ func TestReaderGivesTheErrorAfterTheBytes(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
 	want := noise(2*pieceSize + 5)
-	a := NewReader(io.MultiReader(bytes.NewReader(want), iotest.ErrReader(broken)))
+	a := NewReader(io.MultiReader(bytes.NewReader(want), iotest.ErrReader(broken)), always)
 	defer func() { _ = a.Close() }()
 	got, err := io.ReadAll(a)
 	if !errors.Is(err, broken) || !bytes.Equal(got, want) {
@@ -71,7 +71,7 @@ func (e *endless) Read(p []byte) (int, error) {
 func TestReaderIsBoundedAndCloses(t *testing.T) {
 	t.Parallel()
 	var source endless
-	a := NewReader(&source)
+	a := NewReader(&source, always)
 	const small = 100
 	if _, err := io.ReadFull(a, make([]byte, small)); err != nil {
 		t.Fatal(err)
@@ -96,4 +96,53 @@ func TestReaderIsBoundedAndCloses(t *testing.T) {
 	if err := a.Close(); err != nil {
 		t.Errorf("closed twice: %v", err)
 	}
+}
+
+// always has a CPU to spare.
+func always() bool { return true }
+
+// never has one.
+func never() bool { return false }
+
+// Without a CPU to spare the source is read by who wants the bytes, and no
+// further; the first Read for which there is one goes on ahead from there.
+func TestReaderReadsAheadOnlyWithACPUToSpare(t *testing.T) {
+	t.Parallel()
+	want := noise(5*pieceSize + 7)
+	source := &counted{r: bytes.NewReader(want)}
+	spare := false
+	a := NewReader(source, func() bool { return spare })
+	got := make([]byte, pieceSize+3)
+	if _, err := io.ReadFull(a, got); err != nil || source.n != len(got) {
+		t.Errorf("%d bytes were read of which %d were wanted (%v)", source.n, len(got), err)
+	}
+	spare = true
+	rest, err := io.ReadAll(a)
+	if err != nil || !bytes.Equal(append(got, rest...), want) {
+		t.Errorf("%d and %d bytes of %d, %v", len(got), len(rest), len(want), err)
+	}
+	_ = a.Close()
+
+	broken := errors.New("broken")
+	a = NewReader(io.MultiReader(bytes.NewReader(want[:3]), iotest.ErrReader(broken)), never)
+	for range 2 {
+		if _, err := io.ReadAll(a); !errors.Is(err, broken) {
+			t.Errorf("the source broke, and the reader says %v", err)
+		}
+	}
+	_ = a.Close()
+	if n, err := a.Read(got); n != 0 || !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("after Close came %d bytes, %v", n, err)
+	}
+}
+
+type counted struct {
+	r io.Reader
+	n int
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += n
+	return n, err
 }

@@ -21,14 +21,40 @@ import (
 // builder of images asks for.
 const maxWindow = 32 << 20
 
-// Decoders keeps the memory of closed readers for the next ones, as long as
-// those come soon: the windows of zstd are most of what a pull takes. The zero
+// Decoders keeps the memory of closed readers for the next ones until it is
+// told to forget it: the windows of zstd are most of what a pull takes. (A
+// sync.Pool does not do: what one CPU put there another does not find.) The zero
 // value is ready; its methods may be called concurrently.
-type Decoders struct{ zstd sync.Pool }
+type Decoders struct {
+	mu   sync.Mutex
+	free []*zstd.Decoder // guarded by mu
+}
 
-// zstdOf gives a decoder of r.
-func (d *Decoders) zstdOf(r io.Reader) (*zstd.Decoder, error) {
-	if z, ok := d.zstd.Get().(*zstd.Decoder); ok {
+// Forget lets go of the memory of readers that are closed.
+func (d *Decoders) Forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.free = nil
+}
+
+// take gives a decoder that is free, or nil.
+func (d *Decoders) take() *zstd.Decoder {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.free) == 0 {
+		return nil
+	}
+	z := d.free[len(d.free)-1]
+	d.free = d.free[:len(d.free)-1]
+	return z
+}
+
+// zstdOf gives a decoder of room and what follows in r.
+func (d *Decoders) zstdOf(r io.Reader, room []byte) (*zstd.Decoder, error) {
+	if room != nil {
+		r = io.MultiReader(bytes.NewReader(room), r)
+	}
+	if z := d.take(); z != nil {
 		return z, z.Reset(r)
 	}
 	return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
@@ -39,7 +65,9 @@ func (d *Decoders) putZstd(z *zstd.Decoder) error {
 	if err := z.Reset(nil); err != nil {
 		return err
 	}
-	d.zstd.Put(z)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.free = append(d.free, z)
 	return nil
 }
 
@@ -63,7 +91,7 @@ func (d *Decoders) Reader(r io.Reader) (io.ReadCloser, error) {
 		}
 		return &reader{src: src, name: "gzip", r: z, close: z.Close}, nil
 	case isZstd(magic):
-		z, err := d.zstdOf(b)
+		z, err := d.zstdOf(b, roomFor(b))
 		if err != nil {
 			return nil, src.blame("zstd", err)
 		}

@@ -58,3 +58,48 @@ func TestWindowIsWhatAStreamAsksFor(t *testing.T) {
 		}
 	}
 }
+
+// A stream of a large window is decoded with room enough beside the window that
+// this is seldom moved, and gives what it gave; those of whom nothing is known,
+// or whose window is larger than any builder's, are left as they are.
+func TestStreamsGetRoomBesideTheirWindow(t *testing.T) {
+	t.Parallel()
+	plain := make([]byte, 20<<20)
+	for i := range plain {
+		plain[i] = byte(i >> 9 * i >> 3)
+	}
+	for window, want := range map[int]int{
+		256 << 10: 0, 1 << 20: 1280 << 10, 4 << 20: 5 << 20, 8 << 20: 10 << 20, 16 << 20: 20 << 20, 32 << 20: 0,
+	} {
+		var packed bytes.Buffer
+		z, err := zstd.NewWriter(&packed, zstd.WithWindowSize(window))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := z.Write(plain); err != nil {
+			t.Fatal(err)
+		}
+		if err := z.Close(); err != nil {
+			t.Fatal(err)
+		}
+		room := roomFor(bufio.NewReader(bytes.NewReader(packed.Bytes())))
+		var h zstd.Header
+		if room != nil {
+			if err := h.Decode(room); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if h.WindowSize != uint64(want) {
+			t.Errorf("with a window of %d KiB the room is that of one of %d KiB, want %d", window>>10, h.WindowSize>>10, want>>10)
+		}
+		r, err := Reader(&packed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(r)
+		if err != nil || !bytes.Equal(got, plain) {
+			t.Errorf("a window of %d KiB: %d bytes of %d, %v", window>>10, len(got), len(plain), err)
+		}
+		_ = r.Close()
+	}
+}

@@ -31,7 +31,7 @@ func FuzzWrite(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := unpack.Recorded(t.Context(), bytes.NewReader(b), root, unpack.Limits{Entries: 1000, Bytes: 1 << 20}, r); err != nil {
+		if _, err := unpack.Layer(t.Context(), bytes.NewReader(b), root, unpack.Limits{Entries: 1000, Bytes: 1 << 20}, r); err != nil {
 			r.Abort()
 			return
 		}

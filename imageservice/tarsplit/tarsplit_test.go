@@ -55,7 +55,7 @@ func recorded(t *testing.T, b []byte) (root, journal string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := unpack.Recorded(t.Context(), bytes.NewReader(b), root, unpack.DefaultLimits(), r); err != nil {
+	if _, err := unpack.Layer(t.Context(), bytes.NewReader(b), root, unpack.DefaultLimits(), r); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Finish(); err != nil {
@@ -232,7 +232,7 @@ func TestRecordingNeverFailsTheUnpack(t *testing.T) {
 		t.Fatal(err)
 	}
 	root := t.TempDir()
-	if _, err := unpack.Recorded(t.Context(), bytes.NewReader(b), root, unpack.DefaultLimits(), r); err != nil {
+	if _, err := unpack.Layer(t.Context(), bytes.NewReader(b), root, unpack.DefaultLimits(), r); err != nil {
 		t.Error(err)
 	}
 	if err := r.Finish(); err == nil {
@@ -245,7 +245,7 @@ func TestRecordingNeverFailsTheUnpack(t *testing.T) {
 		t.Fatal(err)
 	}
 	cut := iotest.TimeoutReader(bytes.NewReader(b))
-	if _, err := unpack.Recorded(t.Context(), cut, t.TempDir(), unpack.DefaultLimits(), r); err == nil {
+	if _, err := unpack.Layer(t.Context(), cut, t.TempDir(), unpack.DefaultLimits(), r); err == nil {
 		t.Error("the unpacker does not see its source's failure")
 	}
 	r.Abort()

@@ -28,6 +28,11 @@ type object struct {
 	*os.File
 	path bool // opened with O_PATH, as what cannot or must not be opened is
 	mode uint32
+
+	// made is what a file was when it was made: what is right of it already
+	// need not be set, which for most files of most layers is all but the time.
+	// nil if that is not known.
+	made *unix.Stat_t
 }
 
 // openObject opens what was just made as base in dir.
@@ -41,7 +46,7 @@ func openObject(dir *os.File, base string) (object, error) {
 		_ = f.Close()
 		return object{}, err
 	}
-	return object{f, true, st.Mode}, nil
+	return object{File: f, path: true, mode: st.Mode}, nil
 }
 
 func (o object) setXattr(name string, value []byte) error {
@@ -68,29 +73,39 @@ func (o object) set(h *tar.Header) error {
 	if h.Uid < 0 || h.Uid > most || h.Gid < 0 || h.Gid > most {
 		return errkind.New(errkind.InvalidArgument, "its owner %d:%d cannot exist", h.Uid, h.Gid)
 	}
-	if err := unix.Fchownat(int(o.Fd()), "", h.Uid, h.Gid, unix.AT_EMPTY_PATH); err != nil {
+	owned := o.made != nil && int(o.made.Uid) == h.Uid && int(o.made.Gid) == h.Gid
+	if !owned {
+		if err := unix.Fchownat(int(o.Fd()), "", h.Uid, h.Gid, unix.AT_EMPTY_PATH); err != nil {
+			return err
+		}
+	}
+	// An access control list among the attributes changes the mode too.
+	changed, err := o.setXattrs(h.PAXRecords)
+	if err != nil {
 		return err
 	}
-	if err := o.setXattrs(h.PAXRecords); err != nil {
-		return err
-	}
-	if err := o.chmod(uint32(h.Mode & 0o7777)); err != nil {
-		return err
+	mode := uint32(h.Mode & 0o7777)
+	if !owned || changed || o.made.Mode&0o7777 != mode {
+		if err := o.chmod(mode); err != nil {
+			return err
+		}
 	}
 	return setMtime(o.File, unix.Timespec{Sec: h.ModTime.Unix(), Nsec: int64(h.ModTime.Nanosecond())})
 }
 
-// setXattrs sets the extended attributes among the records. Overlay's own
-// would change what other layers show; SELinux labels are the host's to give.
-func (o object) setXattrs(records map[string]string) error {
+// setXattrs sets the extended attributes among the records, and reports whether
+// there were any. Overlay's own would change what other layers show; SELinux
+// labels are the host's to give.
+func (o object) setXattrs(records map[string]string) (changed bool, err error) {
 	for key, value := range records {
 		name, ok := strings.CutPrefix(key, paxXattr)
 		if !ok || strings.HasPrefix(name, overlayXattrs) || name == "security.selinux" {
 			continue
 		}
 		if name == "" || len(name) > unix.NAME_MAX || len(value) > maxXattr {
-			return errkind.New(errkind.InvalidArgument, "extended attribute %.64q has %d bytes: the kernel does not take it", name, len(value))
+			return changed, errkind.New(errkind.InvalidArgument, "extended attribute %.64q has %d bytes: the kernel does not take it", name, len(value))
 		}
+		changed = true
 		err := o.setXattr(name, []byte(value))
 		switch {
 		case err == nil:
@@ -99,12 +114,12 @@ func (o object) setXattrs(records map[string]string) error {
 		case errors.Is(err, unix.EPERM) && strings.HasPrefix(name, "user."):
 			// Only files and directories can have them, see xattr(7).
 		case errors.Is(err, unix.EINVAL):
-			return errkind.New(errkind.InvalidArgument, "extended attribute %s has a value that the kernel does not take", name)
+			return changed, errkind.New(errkind.InvalidArgument, "extended attribute %s has a value that the kernel does not take", name)
 		default:
-			return fmt.Errorf("extended attribute %s: %w", name, err)
+			return changed, fmt.Errorf("extended attribute %s: %w", name, err)
 		}
 	}
-	return nil
+	return changed, nil
 }
 
 // hasDefaultACL reports whether what is made in the directory d inherits

@@ -49,7 +49,7 @@ func (c *cage) canary(name string) string { return filepath.Join(c.outer, "canar
 // unpack unpacks a tar as the store does, on lowers, and looks at the canary.
 func (c *cage) unpack(t testing.TB, tarball []byte, limits Limits, lowers ...string) (Result, error) {
 	t.Helper()
-	r, err := Layer(context.Background(), bytes.NewReader(tarball), c.dir, limits)
+	r, err := Layer(context.Background(), bytes.NewReader(tarball), c.dir, limits, nil)
 	if err == nil && !r.Alone() {
 		r, err = Settle(context.Background(), c.dir, r, lowers)
 	}

@@ -79,7 +79,7 @@ func counted(t *testing.T, dir string, r Result, headers []*tar.Header) {
 			err = unix.Lstat(path, &st)
 		}
 		if format := st.Mode & unix.S_IFMT; !seen[st.Ino] && (format == unix.S_IFREG || format == unix.S_IFDIR) {
-			taken += roundUp(st.Size)
+			taken += OnDisk(st.Size)
 		}
 		seen[st.Ino] = true
 		return err

@@ -406,7 +406,7 @@ func TestTARMemory(t *testing.T) {
 	needRoot(t)
 	if name := os.Getenv(hungryVar); name != "" {
 		h := hungry()[name]
-		r, err := Layer(context.Background(), h.tar(), os.Getenv(hungryVar+"_DIR"), Limits{Entries: 1 << 20, Bytes: 2 << 30})
+		r, err := Layer(context.Background(), h.tar(), os.Getenv(hungryVar+"_DIR"), Limits{Entries: 1 << 20, Bytes: 2 << 30}, nil)
 		if err == nil && !r.Alone() {
 			_, err = Settle(context.Background(), os.Getenv(hungryVar+"_DIR"), r, nil)
 		}
@@ -486,7 +486,7 @@ func TestTARLinear(t *testing.T) {
 				dir, err := os.MkdirTemp(root, "")
 				must(t, err)
 				return threadTime(t, func() {
-					r, err := Layer(context.Background(), bytes.NewReader(tarball), dir, DefaultLimits())
+					r, err := Layer(context.Background(), bytes.NewReader(tarball), dir, DefaultLimits(), nil)
 					if err == nil && !r.Alone() {
 						_, err = Settle(context.Background(), dir, r, []string{lower})
 					}

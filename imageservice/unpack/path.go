@@ -120,7 +120,18 @@ func openDirAt(dir *os.File, base string) (*os.File, error) {
 
 // openAt opens base in dir, never through a link. base is one component.
 func openAt(dir *os.File, base string, flags int) (*os.File, error) {
-	fd, err := unix.Openat(int(dir.Fd()), base, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(int(dir.Fd()), base, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), base), nil
+}
+
+// makeAt makes the file base in dir, which is to have the permissions perm: the
+// process's umask may take some of them.
+func makeAt(dir *os.File, base string, perm uint32) (*os.File, error) {
+	const flags = unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	fd, err := unix.Openat(int(dir.Fd()), base, flags, perm)
 	if err != nil {
 		return nil, err
 	}

@@ -98,7 +98,7 @@ func TestTARRaceOfLinksThatAreSwapped(t *testing.T) {
 	wholes := 0
 	for rounds := 0; flips.Load() < 20_000 || rounds < 3_000; rounds++ {
 		// Many end with an error, as names are others than they were.
-		r, err := Layer(context.Background(), bytes.NewReader(tarballs[rounds%len(tarballs)]), dir, DefaultLimits())
+		r, err := Layer(context.Background(), bytes.NewReader(tarballs[rounds%len(tarballs)]), dir, DefaultLimits(), nil)
 		if err == nil {
 			_, err = Settle(context.Background(), dir, r, []string{lower})
 		}

@@ -334,7 +334,7 @@ func (t *tree) taken(st *unix.Stat_t) uint64 {
 		delete(t.sparse, st.Ino)
 		return n
 	}
-	return roundUp(st.Size)
+	return OnDisk(st.Size)
 }
 
 // impliedDirs lists the implied directories that are still there, parents first.
@@ -350,8 +350,8 @@ func (t *tree) impliedDirs() []string {
 	})
 }
 
-// roundUp gives what a file of size bytes takes in blocks. What the file
-// system really took is not known before write-back.
-func roundUp(size int64) uint64 {
+// OnDisk gives what a file of size bytes takes in blocks, by which the store
+// accounts. What the file system really took is not known before write-back.
+func OnDisk(size int64) uint64 {
 	return (uint64(size) + blockSize - 1) / blockSize * blockSize
 }

@@ -79,16 +79,11 @@ type Link struct{ Name, Target string }
 // Alone reports whether the layer is right on whatever lies below it.
 func (r Result) Alone() bool { return len(r.Parents) == 0 && len(r.Links) == 0 }
 
-// Layer unpacks the tar r into the directory dir, which must be empty, and
-// reads r to its end. A tar that is malformed or hostile is
-// errkind.InvalidArgument, one over a limit errkind.ResourceExhausted; the
-// error names the entry.
-func Layer(ctx context.Context, r io.Reader, dir string, limits Limits) (Result, error) {
-	return Recorded(ctx, r, dir, limits, nil)
-}
-
-// Recorded is Layer that tells journal, which may be nil, of the tar.
-func Recorded(ctx context.Context, r io.Reader, dir string, limits Limits, journal Journal) (Result, error) {
+// Layer unpacks the tar r into the directory dir, which must be empty, reads r
+// to its end, and tells journal of it, which may be nil. A tar that is malformed
+// or hostile is errkind.InvalidArgument, one over a limit
+// errkind.ResourceExhausted; the error names the entry.
+func Layer(ctx context.Context, r io.Reader, dir string, limits Limits, journal Journal) (Result, error) {
 	t, err := openTree(dir, limits.Entries+1)
 	if err != nil {
 		return Result{}, err
@@ -217,7 +212,7 @@ func (u *unpacker) file(at place, h *tar.Header, r io.Reader) error {
 	}
 	var f *os.File
 	err := u.tree.create(at.dir, at.base, func() (err error) {
-		f, err = openAt(at.dir, at.base, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY)
+		f, err = makeAt(at.dir, at.base, uint32(h.Mode&0o777))
 		return err
 	})
 	if err != nil {
@@ -241,7 +236,7 @@ func (u *unpacker) file(at place, h *tar.Header, r io.Reader) error {
 		return err
 	}
 	u.tree.bytes += onDisk
-	if err := u.attributes(object{File: f}, h); err != nil {
+	if err := u.attributes(object{File: f, made: &st}, h); err != nil {
 		return err
 	}
 	if onDisk >= flushFrom {
@@ -257,7 +252,7 @@ func (u *unpacker) whole(f *os.File, ino uint64, r io.Reader) (onDisk uint64, er
 	w := &summer{w: f}
 	n, err := io.CopyBuffer(w, r, u.buf)
 	u.sums[ino] = w.sum
-	return roundUp(n), err
+	return OnDisk(n), err
 }
 
 // holed writes the content of a sparse file of size bytes.

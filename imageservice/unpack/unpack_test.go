@@ -53,12 +53,12 @@ func TestLimits(t *testing.T) {
 		many[i] = tar.Header{Name: fmt.Sprint(i), Typeflag: tar.TypeReg, Size: 10}
 	}
 	for _, limits := range []Limits{{Entries: 99, Bytes: 1 << 20}, {Entries: 100, Bytes: 999}} {
-		_, err := Layer(context.Background(), bytes.NewReader(makeTar(t, many...)), t.TempDir(), limits)
+		_, err := Layer(context.Background(), bytes.NewReader(makeTar(t, many...)), t.TempDir(), limits, nil)
 		if !errkind.Is(err, errkind.ResourceExhausted) {
 			t.Errorf("%+v: got %v", limits, err)
 		}
 	}
-	r, err := Layer(context.Background(), bytes.NewReader(makeTar(t, many...)), t.TempDir(), Limits{Entries: 100, Bytes: 1000})
+	r, err := Layer(context.Background(), bytes.NewReader(makeTar(t, many...)), t.TempDir(), Limits{Entries: 100, Bytes: 1000}, nil)
 	if err != nil || r.Inodes != 101 || r.Bytes != 101*blockSize || !r.Alone() || r.Root {
 		t.Errorf("got %+v, %v", r, err)
 	}
@@ -80,7 +80,7 @@ func TestAccounting(t *testing.T) {
 		tar.Header{Name: "d/i", Typeflag: tar.TypeLink, Linkname: "d/h"},
 		tar.Header{Name: "d/i", Typeflag: tar.TypeSymlink, Linkname: "h"},
 		tar.Header{Name: ".wh.gone", Typeflag: tar.TypeReg},
-	)), dir, DefaultLimits())
+	)), dir, DefaultLimits(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func TestAccounting(t *testing.T) {
 		}
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFREG, unix.S_IFDIR:
-			bytes += roundUp(st.Size)
+			bytes += OnDisk(st.Size)
 		}
 		return err
 	})
@@ -107,7 +107,7 @@ func TestCutAnywhereItIsRefused(t *testing.T) {
 	needRoot(t)
 	whole := makeTar(t, tar.Header{Name: "a", Typeflag: tar.TypeReg, Size: 3000}, tar.Header{Name: "b", Typeflag: tar.TypeReg, Size: 3000})
 	for _, n := range []int{1, 511, 700, 3500, 5000} {
-		_, err := Layer(context.Background(), bytes.NewReader(whole[:n]), t.TempDir(), DefaultLimits())
+		_, err := Layer(context.Background(), bytes.NewReader(whole[:n]), t.TempDir(), DefaultLimits(), nil)
 		if !errkind.Is(err, errkind.InvalidArgument) {
 			t.Errorf("cut at %d: got %v", n, err)
 		}
