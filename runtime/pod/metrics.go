@@ -28,17 +28,16 @@ type ContainerMetrics struct {
 func (t *Table) Metrics(ctx context.Context, v View) []PodMetrics {
 	var fs unix.Statfs_t
 	known := unix.Statfs(t.cfg.Images.Mountpoint(), &fs) == nil
+	ready := t.readyPods(v, PodFilter{})
+	containers, carried := t.containersByPod(), t.allInterfaces(ready)
 	var out []PodMetrics
-	for _, p := range t.Pods(v, PodFilter{}) {
-		if !p.Ready {
-			continue
-		}
+	for _, p := range ready {
 		m := PodMetrics{Pod: p}
-		var err error
-		if m.Interfaces, err = interfaces(p); err != nil {
+		var ok bool
+		if m.Interfaces, ok = carried[p.ID]; !ok {
 			continue // it ended
 		}
-		for _, c := range t.Containers(v, ContainerFilter{PodID: p.ID}) {
+		for _, c := range containers[p.ID] {
 			if c.Pid == 0 {
 				continue
 			}

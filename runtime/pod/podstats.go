@@ -34,54 +34,104 @@ func (t *Table) PodStats(ctx context.Context, v View, id string) (*PodStats, err
 	if !p.Ready {
 		return nil, errkind.New(errkind.Unavailable, "cannot sample pod %s: it is not ready", p.ID)
 	}
-	return t.samplePod(ctx, p)
+	on, err := t.interfaces(p)
+	if err != nil {
+		return nil, err
+	}
+	return t.samplePod(ctx, p, t.Containers(ViewAll, ContainerFilter{PodID: p.ID}), on)
 }
 
 // PodStatsList samples the pods that match f and are ready. One that ends
 // meanwhile is left out.
 func (t *Table) PodStatsList(ctx context.Context, v View, f PodFilter) []*PodStats {
+	ready := t.readyPods(v, f)
+	containers, carried := t.containersByPod(), t.allInterfaces(ready)
 	var out []*PodStats
-	for _, p := range t.Pods(v, f) {
-		if !p.Ready {
-			continue
+	for _, p := range ready {
+		on, ok := carried[p.ID]
+		if !ok {
+			continue // it ended
 		}
-		if s, err := t.samplePod(ctx, p); err == nil {
+		if s, err := t.samplePod(ctx, p, containers[p.ID], on); err == nil {
 			out = append(out, s)
 		}
 	}
 	return out
 }
 
-func (t *Table) samplePod(ctx context.Context, p *PodStatus) (*PodStats, error) {
-	out := &PodStats{Pod: p, At: time.Now()}
-	var err error
-	if out.Containers, err = t.StatsList(ctx, ViewAll, ContainerFilter{PodID: p.ID}); err != nil {
-		return nil, err
+// readyPods are those that match f and are ready.
+func (t *Table) readyPods(v View, f PodFilter) []*PodStatus {
+	ready := true
+	f.Ready = &ready
+	return t.Pods(v, f)
+}
+
+// containersByPod are all containers, by the id of their pod.
+func (t *Table) containersByPod() map[string][]*ContainerStatus {
+	out := map[string][]*ContainerStatus{}
+	for _, c := range t.Containers(ViewAll, ContainerFilter{}) {
+		out[c.PodID] = append(out[c.PodID], c)
 	}
+	return out
+}
+
+func (t *Table) samplePod(ctx context.Context, p *PodStatus, containers []*ContainerStatus, on []stats.Interface) (*PodStats, error) {
+	out := &PodStats{Pod: p, At: time.Now(), Interfaces: on, Containers: t.sampleAll(ctx, containers)}
 	if p.Config.CgroupParent == "" {
 		// Pods that name no cgroup share one: theirs is what their containers use.
 		out.sum()
 	} else if err := t.samplePodGroup(out); err != nil {
 		return nil, fmt.Errorf("cannot sample pod %s: %w", p.ID, err)
 	}
-	out.Interfaces, err = interfaces(p)
-	return out, err
+	return out, nil
 }
 
-// interfaces reads those of the pod's network namespace, the default one first.
-func interfaces(p *PodStatus) (all []stats.Interface, err error) {
-	if p.Netns == "" {
-		return nil, nil // on the host network they are the host's
+// interfaces gives those of the pod, the default one first.
+func (t *Table) interfaces(p *PodStatus) ([]stats.Interface, error) {
+	all, ok := t.allInterfaces([]*PodStatus{p})[p.ID]
+	if !ok {
+		return nil, errkind.New(errkind.Unavailable, "cannot read the interfaces of pod %s: its network namespace cannot be entered; is it ending?", p.ID)
 	}
-	err = netns.Do(p.Netns, func() (err error) {
-		all, err = stats.ReadInterfaces()
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the interfaces of pod %s: %w", p.ID, err)
-	}
-	defaultFirst(all)
 	return all, nil
+}
+
+// allInterfaces gives those of the pods, by id, without the pods whose network
+// namespace cannot be entered any more. Pods on the host network have none: the
+// host's are not theirs.
+func (t *Table) allInterfaces(pods []*PodStatus) map[string][]stats.Interface {
+	paths := make(map[string]string, len(pods))
+	var own, host []string
+	for _, p := range pods {
+		if p.Netns == "" {
+			host = append(host, p.ID)
+			continue
+		}
+		own, paths[p.ID] = append(own, p.ID), p.Netns
+	}
+	out := t.sampler.Interfaces(own, func(ids []string) map[string][]stats.Interface { return readInterfaces(ids, paths) })
+	for _, id := range host {
+		out[id] = nil
+	}
+	return out
+}
+
+// readInterfaces reads those in the network namespaces at paths, by id.
+func readInterfaces(ids []string, paths map[string]string) map[string][]stats.Interface {
+	in := make([]string, len(ids))
+	for n, id := range ids {
+		in[n] = paths[id]
+	}
+	out := make(map[string][]stats.Interface, len(ids))
+	netns.Each(in, func(n int, err error) {
+		if err != nil {
+			return
+		}
+		if all, err := stats.ReadInterfaces(); err == nil {
+			defaultFirst(all)
+			out[ids[n]] = all
+		}
+	})
+	return out
 }
 
 // samplePodGroup reads the pod's cgroup, which its client has made.

@@ -20,8 +20,12 @@ func (t *Table) Stats(ctx context.Context, v View, id string) (*Stats, error) {
 // StatsList samples the containers that match f and have a process. One that
 // ends meanwhile is left out.
 func (t *Table) StatsList(ctx context.Context, v View, f ContainerFilter) ([]*Stats, error) {
+	return t.sampleAll(ctx, t.Containers(v, f)), nil
+}
+
+func (t *Table) sampleAll(ctx context.Context, containers []*ContainerStatus) []*Stats {
 	var out []*Stats
-	for _, st := range t.Containers(v, f) {
+	for _, st := range containers {
 		if st.Pid == 0 {
 			continue
 		}
@@ -29,7 +33,7 @@ func (t *Table) StatsList(ctx context.Context, v View, f ContainerFilter) ([]*St
 			out = append(out, s)
 		}
 	}
-	return out, nil
+	return out
 }
 
 func (t *Table) sample(ctx context.Context, st *ContainerStatus) (*Stats, error) {

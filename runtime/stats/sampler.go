@@ -22,6 +22,15 @@ type Sampler struct {
 	mu   sync.Mutex
 	last map[string]*slot
 	left int // how many more groups may be held open
+
+	carrying sync.Mutex         // held over a reading of interfaces; before mu
+	carried  map[string]carried // by pod; guarded by mu
+}
+
+// carried is the last reading of a pod's interfaces.
+type carried struct {
+	at  time.Time
+	all []Interface
 }
 
 type slot struct {
@@ -39,7 +48,7 @@ func NewSampler() *Sampler {
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &most) != nil {
 		most.Cur = 0
 	}
-	return &Sampler{hierarchy: local(), now: time.Now, last: map[string]*slot{}, left: int(min(most.Cur, 1<<20)) / 4 / longestGroup}
+	return &Sampler{hierarchy: local(), now: time.Now, last: map[string]*slot{}, carried: map[string]carried{}, left: int(min(most.Cur, 1<<20)) / 4 / longestGroup}
 }
 
 // Sample is what container id uses, not older than a second. The rate is that
@@ -107,11 +116,44 @@ func (s *Sampler) slot(id string) *slot {
 	return s.last[id]
 }
 
-// Forget drops what is kept of container id. Whoever ends a container calls
-// it, or its descriptors stay for ever.
+// Interfaces gives those of the pods, not older than a second. Of the others it
+// has read, which gets their ids, make a reading; a pod that it leaves out is
+// left out. Who asks meanwhile waits and gets the same.
+func (s *Sampler) Interfaces(pods []string, read func(pods []string) map[string][]Interface) map[string][]Interface {
+	s.carrying.Lock()
+	defer s.carrying.Unlock()
+	now, out := s.now(), make(map[string][]Interface, len(pods))
+	var old []string
+	s.mu.Lock()
+	for _, id := range pods {
+		if c, ok := s.carried[id]; ok && now.Sub(c.at) >= 0 && now.Sub(c.at) < fresh {
+			out[id] = c.all
+		} else {
+			old = append(old, id)
+		}
+	}
+	s.mu.Unlock()
+	if len(old) == 0 {
+		return out
+	}
+	got := read(old)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range old {
+		delete(s.carried, id)
+		if all, ok := got[id]; ok {
+			out[id], s.carried[id] = all, carried{now, all}
+		}
+	}
+	return out
+}
+
+// Forget drops what is kept of a container or a pod. Whoever ends one calls it,
+// or its descriptors stay for ever.
 func (s *Sampler) Forget(id string) {
 	s.mu.Lock()
 	slot := s.last[id]
+	delete(s.carried, id)
 	s.mu.Unlock()
 	if slot == nil {
 		return

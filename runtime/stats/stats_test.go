@@ -356,3 +356,49 @@ func TestSamplerFollowsACgroupThatIsMadeAgain(t *testing.T) {
 		t.Errorf("%d cgroups that are gone are remembered", len(s.last))
 	}
 }
+
+// Interfaces are read for those pods only whose reading is old, and once for
+// all who ask.
+func TestSamplerOfInterfaces(t *testing.T) {
+	t.Parallel()
+	s, now := sampled(t, t.TempDir(), true)
+	var reads [][]string
+	carried := uint64(0)
+	ask := func(pods ...string) map[string][]Interface {
+		return s.Interfaces(pods, func(old []string) map[string][]Interface {
+			reads, carried = append(reads, old), carried+1
+			out := map[string][]Interface{}
+			for _, id := range old {
+				if id != "ended" {
+					out[id] = []Interface{{Name: id, RxBytes: carried}}
+				}
+			}
+			return out
+		})
+	}
+	if got := ask("a", "ended"); len(got) != 1 || got["a"][0].RxBytes != 1 {
+		t.Errorf("got %v", got)
+	}
+	*now = now.Add(fresh / 2)
+	if got := ask("a", "b"); got["a"][0].RxBytes != 1 || got["b"][0].RxBytes != 2 {
+		t.Errorf("got %v", got)
+	}
+	*now = now.Add(fresh / 2)
+	s.Forget("b")
+	if got := ask("a", "b"); got["a"][0].RxBytes != 3 || got["b"][0].RxBytes != 3 {
+		t.Errorf("got %v", got)
+	}
+	if want := [][]string{{"a", "ended"}, {"b"}, {"a", "b"}}; !reflect.DeepEqual(reads, want) {
+		t.Errorf("read %v, want %v", reads, want)
+	}
+	*now = now.Add(fresh)
+	var asking sync.WaitGroup
+	for range 20 {
+		asking.Go(func() {
+			if got := ask("a"); got["a"][0].RxBytes != 4 {
+				t.Errorf("got %v, want one reading for all", got)
+			}
+		})
+	}
+	asking.Wait()
+}

@@ -212,23 +212,32 @@ func Remove(paths ...string) error {
 
 // Do runs fn in the network namespace pinned at path. A path that is absent or
 // holds no network namespace is errkind.NotFound.
-func Do(path string, fn func() error) error {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) {
-		return errkind.New(errkind.NotFound, "cannot enter network namespace %s: it does not exist", path)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot enter network namespace %s: %w", path, err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	return thread.Throwaway(func() error {
-		err := unix.Setns(fd, unix.CLONE_NEWNET)
-		if errors.Is(err, unix.EINVAL) {
-			return errkind.New(errkind.NotFound, "cannot enter network namespace %s: no namespace is pinned there", path)
+func Do(path string, fn func() error) (err error) {
+	Each([]string{path}, func(_ int, entered error) {
+		if err = entered; err == nil {
+			err = fn()
 		}
-		if err != nil {
-			return fmt.Errorf("cannot enter network namespace %s: %w", path, err)
-		}
-		return fn()
 	})
+	return err
+}
+
+// Each runs fn in the network namespace pinned at each of paths in turn, all on
+// one thread, which is most of what Do costs. fn is told of the place in paths,
+// and of the error of a namespace that could not be entered: it is somewhere
+// else then.
+func Each(paths []string, fn func(n int, entered error)) {
+	_ = thread.Throwaway(func() error {
+		for n, path := range paths {
+			fn(n, enterNetwork(path))
+		}
+		return nil
+	})
+}
+
+func enterNetwork(path string) error {
+	err := enter(path, unix.CLONE_NEWNET)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
+		return errkind.New(errkind.NotFound, "no network namespace is pinned there: %w", err)
+	}
+	return err
 }

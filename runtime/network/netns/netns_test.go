@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -221,6 +222,47 @@ func TestDoOnAnOrdinaryFileIsNotFound(t *testing.T) {
 	}
 	if err := Do(path, func() error { return nil }); !errkind.Is(err, errkind.NotFound) {
 		t.Errorf("got %v, want NotFound", err)
+	}
+}
+
+// Each is in one namespace after the other, and says of which it could not
+// enter that it is not in it.
+func TestEachEntersAllThatCanBeEntered(t *testing.T) {
+	needsRoot(t)
+	dir := t.TempDir()
+	paths := []string{filepath.Join(dir, "a"), filepath.Join(dir, "absent"), filepath.Join(dir, "b")}
+	for _, n := range []int{0, 2} {
+		if err := Create(Spec{Net: paths[n]}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := Remove(paths[n]); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	var st unix.Stat_t
+	inode := func(path string) uint64 {
+		if err := unix.Stat(path, &st); err != nil {
+			t.Error(err)
+		}
+		return st.Ino
+	}
+	var told []int
+	Each(paths, func(n int, err error) {
+		told = append(told, n)
+		if n == 1 {
+			if !errkind.Is(err, errkind.NotFound) {
+				t.Errorf("an absent one: %v", err)
+			}
+			return
+		}
+		if in, want := inode("/proc/thread-self/ns/net"), inode(paths[n]); err != nil || in != want {
+			t.Errorf("in namespace %d: %v, instead of %d", in, err, want)
+		}
+	})
+	if !slices.Equal(told, []int{0, 1, 2}) {
+		t.Errorf("told of %v", told)
 	}
 }
 
