@@ -52,6 +52,7 @@ type node struct {
 	checks     []api.CheckRequest
 	pulls      []string
 	loaded     []byte
+	notes      []string // of sessions
 }
 
 type fakePod struct {
@@ -89,7 +90,7 @@ func (n *node) start(t *testing.T) {
 	n.server = grpc.NewServer()
 	criv1.RegisterRuntimeServiceServer(n.server, n)
 	criv1.RegisterImageServiceServer(n.server, n)
-	api.Register(n.server, n)
+	api.Register(n.server, adminNode{n})
 	go func() { _ = n.server.Serve(l) }()
 }
 

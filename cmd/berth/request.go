@@ -17,7 +17,8 @@ import (
 // runFlags is a container as docker's words describe it.
 type runFlags struct {
 	detach, remove     bool
-	stdin, tty         bool // refused for now
+	stdin, tty         bool
+	detachKeys         string
 	name, hostname     string
 	ports, volumes     []string
 	env, envFiles      []string
@@ -42,8 +43,9 @@ func (r *runFlags) register(f *pflag.FlagSet) {
 	f.SetInterspersed(false) // what follows IMAGE belongs to the container
 	f.BoolVarP(&r.detach, "detach", "d", false, "print the id and return; do not follow the log")
 	f.BoolVar(&r.remove, "rm", false, "remove the container, its pod and its log when it ends")
-	f.BoolVarP(&r.stdin, "interactive", "i", false, "not yet: keep stdin open")
-	f.BoolVarP(&r.tty, "tty", "t", false, "not yet: give it a terminal")
+	f.BoolVarP(&r.stdin, "interactive", "i", false, "pass stdin on to it; with -d it waits for berth attach")
+	f.BoolVarP(&r.tty, "tty", "t", false, "give it a terminal")
+	f.StringVar(&r.detachKeys, "detach-keys", defaultDetachKeys, "keys that leave it to itself, with -it")
 	f.StringVar(&r.name, "name", "", "name (generated if none is given)")
 	f.StringVar(&r.hostname, "hostname", "", "host name inside (the name if none is given)")
 	f.StringArrayVarP(&r.ports, "publish", "p", nil, "publish a port: [HOSTIP:]HOST:CONTAINER[/PROTO], also ranges")
@@ -73,8 +75,6 @@ var goodName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
 func (r *runFlags) check() error {
 	p := &problem{what: "cannot run " + r.image}
 	switch {
-	case r.stdin || r.tty:
-		p.why, p.do = "stdin and terminals (-i, -t) come with the streams, which this version does not have", "run it without -i and -t, and use berth logs and berth exec"
 	case r.detach && r.remove:
 		p.why, p.do = "nobody is left to remove it when it ends (--rm with -d)", "leave out one of the two, and remove it later with berth rm"
 	case r.network != "bridge" && r.network != "host":
@@ -96,6 +96,9 @@ func (r *runFlags) check() error {
 	}
 	return p
 }
+
+// interactive tells whether our stdio becomes the container's.
+func (r *runFlags) interactive() bool { return !r.detach && (r.stdin || r.tty) }
 
 // podConfig is the pod of one.
 func (r *runFlags) podConfig() (*criv1.PodSandboxConfig, error) {
@@ -203,6 +206,9 @@ func (r *runFlags) containerConfig(image string, argv []string) (*criv1.Containe
 		Annotations: map[string]string{commandNote: string(note)},
 		LogPath:     "0.log",
 		StopSignal:  stop,
+		Stdin:       r.stdin,
+		StdinOnce:   r.stdin && !r.detach && !r.tty, // with us goes its stdin
+		Tty:         r.tty,
 		Linux:       &criv1.LinuxContainerConfig{Resources: limits, SecurityContext: security},
 	}, nil
 }

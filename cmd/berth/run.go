@@ -33,6 +33,11 @@ func runVerb(c *cli) *cobra.Command {
 		if err := r.check(); err != nil {
 			return err
 		}
+		if !r.detach {
+			if err := c.needTerminal("run "+r.image, r.stdin, r.tty); err != nil {
+				return err
+			}
+		}
 		return c.runContainer(ctx, cl, &r)
 	})
 }
@@ -71,14 +76,43 @@ func (c *cli) runContainer(ctx context.Context, cl *client, r *runFlags) error {
 		fmt.Fprintln(c.out, one.container)
 		return nil
 	}
-	result, err := c.attend(ctx, cl, one.container, signals)
+	var result error
+	detached := false
+	if r.interactive() {
+		result, detached, err = c.startAttached(ctx, cl, r, one)
+	} else {
+		result, err = c.attend(ctx, cl, one.container, signals)
+	}
 	if err != nil {
 		return err
+	}
+	if detached {
+		c.goesOn("container "+one.name, "berth attach "+one.name)
+		return nil
 	}
 	if err := one.finish(ctx, cl, r.remove); err != nil {
 		report(c.err, err) // the container's own code matters more
 	}
 	return result
+}
+
+// startAttached starts the container once somebody listens to it.
+func (c *cli) startAttached(ctx context.Context, cl *client, r *runFlags, one *podOfOne) (result error, detached bool, err error) {
+	keys, err := parseDetachKeys(r.detachKeys)
+	if err != nil {
+		one.undo(ctx, cl)
+		return nil, false, err
+	}
+	started := false
+	result, detached, err = c.attach(ctx, cl, one.container, r.stdin, interaction{detachKeys: keys, begin: func() error {
+		err := one.start(ctx, cl)
+		started = err == nil
+		return err
+	}})
+	if err != nil && !started {
+		one.undo(ctx, cl)
+	}
+	return result, detached, cannotExecute(err, "run %s", r.image)
 }
 
 // podOfOne is what berth run has made, as far as it got.
@@ -89,6 +123,7 @@ type podOfOne struct {
 }
 
 // makeOne goes from the image to the running container, and back on failure.
+// One that somebody will take part in is made and not started.
 func (c *cli) makeOne(ctx context.Context, cl *client, r *runFlags) (*podOfOne, error) {
 	if err := r.prepare(ctx, cl); err != nil {
 		return nil, err
@@ -117,7 +152,11 @@ func (c *cli) makeOne(ctx context.Context, cl *client, r *runFlags) (*podOfOne, 
 	}
 
 	one := &podOfOne{name: r.name, logs: logFolder{root: r.logRoot, name: r.logFolder}}
-	if err := one.make(ctx, cl, podConfig, config); err != nil {
+	err = one.make(ctx, cl, podConfig, config)
+	if err == nil && !r.interactive() {
+		err = one.start(ctx, cl)
+	}
+	if err != nil {
 		one.undo(ctx, cl)
 		if len(podConfig.PortMappings) > 0 && strings.Contains(err.Error(), "host port") {
 			do := "choose another port of the host (-p), or end what holds this one: berth ps, ss -lntup"
@@ -145,10 +184,11 @@ func (o *podOfOne) make(ctx context.Context, cl *client, podConfig *criv1.PodSan
 		return err
 	}
 	o.container = created.ContainerId
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	_, err = cl.runtime.StartContainer(whole, &criv1.StartContainerRequest{ContainerId: o.container})
+	return ctx.Err()
+}
+
+func (o *podOfOne) start(ctx context.Context, cl *client) error {
+	_, err := cl.runtime.StartContainer(context.WithoutCancel(ctx), &criv1.StartContainerRequest{ContainerId: o.container})
 	return err
 }
 

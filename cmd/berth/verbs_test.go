@@ -129,7 +129,7 @@ func TestRunRefusals(t *testing.T) {
 	for _, tc := range []struct{ name, why, args string }{
 		{"name taken", "the name belongs to pod", "--name web box"},
 		{"port taken", "pod web has it", "-p 8080:81 box sleep"},
-		{"terminal", "come with the streams", "-i -t box sh"},
+		{"terminal", "stdin is no terminal", "-i -t box sh"},
 		{"rm and detach", "nobody is left to remove it", "-d --rm box"},
 		{"host ports", "ports are the host's own", "--network host -p 1:1 box"},
 		{"network", `there is no network "x"`, "--network x box"},

@@ -31,6 +31,8 @@ type Pods interface {
 	Signal(ctx context.Context, v pod.View, id, signal string) error
 	Subscribe(ctx context.Context) <-chan pod.Event
 	Check(ctx context.Context) ([]pod.Problem, error)
+	ExecCommand(ctx context.Context, v pod.View, id string, cmd pod.Command, want pod.Stdio) (pod.Session, error)
+	AttachStream(ctx context.Context, v pod.View, id string, want pod.Stdio) (pod.Session, error)
 }
 
 // Images is what the server needs of the image store; *imageservice.Service

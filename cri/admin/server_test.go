@@ -72,6 +72,14 @@ func (o *onePod) Subscribe(ctx context.Context) <-chan pod.Event {
 	return ch
 }
 
+func (o *onePod) ExecCommand(_ context.Context, _ pod.View, _ string, cmd pod.Command, want pod.Stdio) (pod.Session, error) {
+	return startProcess(cmd, want)
+}
+
+func (o *onePod) AttachStream(_ context.Context, _ pod.View, _ string, want pod.Stdio) (pod.Session, error) {
+	return startProcess(pod.Command{Args: []string{"cat"}}, want)
+}
+
 func (o *onePod) Check(context.Context) ([]pod.Problem, error) { return o.problems, nil }
 
 // become replaces the container, nil removing it, and tells of what it was.

@@ -207,8 +207,13 @@ func logPath(dir, path string) (string, error) {
 	return filepath.Join(dir, path), nil
 }
 
-// resolveUser reads the image's accounts through a handle on its root.
+// resolveUser decides the identity of the container's first process.
 func (t *Table) resolveUser(c *container) (spec.User, error) {
+	return t.lookUpUser(c, &c.rec.Config.Security, c.record().Image.User)
+}
+
+// lookUpUser reads the image's accounts through a handle on its root.
+func (t *Table) lookUpUser(c *container, sec *spec.Security, imageUser string) (spec.User, error) {
 	var files [2]*os.File
 	for i, path := range []string{"/etc/passwd", "/etc/group"} {
 		f, err := inroot.Open(t.rootfs(c.id), path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
@@ -223,7 +228,7 @@ func (t *Table) resolveUser(c *container) (spec.User, error) {
 		}
 		files[i] = f
 	}
-	return spec.ResolveUser(&c.rec.Config.Security, c.record().Image.User, reader(files[0]), reader(files[1]))
+	return spec.ResolveUser(sec, imageUser, reader(files[0]), reader(files[1]))
 }
 
 // writeSpec resolves everything that needs the root file system and writes

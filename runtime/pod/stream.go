@@ -8,7 +8,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,16 +52,34 @@ type Session interface {
 
 // ExecStream starts a command in a running container.
 func (t *Table) ExecStream(ctx context.Context, v View, id string, args []string, want Stdio) (Session, error) {
-	if len(args) == 0 {
+	return t.ExecCommand(ctx, v, id, Command{Args: args}, want)
+}
+
+// Command is a further process of a container. What is not set is as for the
+// container's first process.
+type Command struct {
+	Args []string
+	Env  []string // NAME=VALUE, over the variables of the first process
+	Dir  string   // absolute
+	User string   // UID[:GID], or names of the image's accounts
+}
+
+// ExecCommand starts a command in a running container.
+func (t *Table) ExecCommand(ctx context.Context, v View, id string, cmd Command, want Stdio) (Session, error) {
+	if len(cmd.Args) == 0 {
 		return nil, errkind.New(errkind.InvalidArgument, "cannot run in container %s: no command is given", id)
 	}
-	c, shim, err := t.streamable(ctx, v, id)
+	c, shim, err := t.streamable(ctx, v, id, phaseRunning)
 	if err != nil {
 		return nil, err
 	}
 	s := &execSession{}
 	var theirs []*os.File
-	e := shimrpc.Exec{Args: args, TTY: want.TTY}
+	e, err := t.execRequest(c, cmd)
+	if err != nil {
+		return nil, fmt.Errorf("cannot run %s in container %s: %w", cmd.Args[0], c.id, err)
+	}
+	e.TTY = want.TTY
 	if !want.TTY {
 		e.Stdin, e.Stdout, e.Stderr = want.Stdin, want.Stdout, want.Stderr
 		theirs, err = s.pipes(want)
@@ -73,16 +93,42 @@ func (t *Table) ExecStream(ctx context.Context, v View, id string, args []string
 	}
 	if err != nil {
 		s.Close()
-		return nil, fmt.Errorf("cannot run %s in container %s: %w", args[0], c.id, err)
+		return nil, fmt.Errorf("cannot run %s in container %s: %w", cmd.Args[0], c.id, err)
 	}
 	return s, nil
 }
 
-// AttachStream joins the first process of a running container: what it prints
-// from now on, and its stdin if it has one. Whether there is a terminal is the
-// container's affair, not the caller's.
+// execRequest is the command as the shim wants it, but for its stdio. Names of
+// users are looked up in the container's own files, as they are now.
+func (t *Table) execRequest(c *container, cmd Command) (shimrpc.Exec, error) {
+	e := shimrpc.Exec{Args: cmd.Args, Cwd: cmd.Dir}
+	if cmd.Dir != "" && !filepath.IsAbs(cmd.Dir) {
+		return e, errkind.New(errkind.InvalidArgument, "the working directory %q is not absolute", cmd.Dir)
+	}
+	if cmd.User != "" {
+		sec := c.record().Config.Security
+		sec.RunAsUser, sec.RunAsUsername, sec.RunAsGroup = nil, "", nil
+		u, err := t.lookUpUser(c, &sec, cmd.User)
+		if err != nil {
+			return e, err
+		}
+		e.User = &shimrpc.User{UID: u.UID, GID: u.GID, Groups: u.Groups}
+		e.Env = append(e.Env, "HOME="+u.Home)
+	}
+	for _, variable := range cmd.Env {
+		if name, _, ok := strings.Cut(variable, "="); !ok || name == "" || strings.ContainsRune(variable, 0) {
+			return e, errkind.New(errkind.InvalidArgument, "%q is not a variable of an environment", name)
+		}
+		e.Env = append(e.Env, variable)
+	}
+	return e, nil
+}
+
+// AttachStream joins the first process of a container that runs, or is about
+// to: what it prints from now on, and its stdin if it has one. Whether there is
+// a terminal is the container's affair, not the caller's.
 func (t *Table) AttachStream(ctx context.Context, v View, id string, want Stdio) (Session, error) {
-	c, shim, err := t.streamable(ctx, v, id)
+	c, shim, err := t.streamable(ctx, v, id, phaseCreated, phaseStarting, phaseRunning)
 	if err != nil {
 		return nil, err
 	}
@@ -150,13 +196,13 @@ func dialLoopback(ctx context.Context, port uint16) (net.Conn, error) {
 	return nil, errors.Join(errs...)
 }
 
-// streamable finds a container that runs, and its shim.
-func (t *Table) streamable(ctx context.Context, v View, id string) (*container, *shimrpc.Client, error) {
+// streamable finds a container in one of the phases, and its shim.
+func (t *Table) streamable(ctx context.Context, v View, id string, in ...phase) (*container, *shimrpc.Client, error) {
 	c, err := t.findContainer(v, id)
 	if err != nil {
 		return nil, nil, err
 	}
-	if ph := c.record().Phase; ph != phaseRunning {
+	if ph := c.record().Phase; !slices.Contains(in, ph) {
 		return nil, nil, errkind.New(errkind.FailedPrecondition, "cannot reach into container %s: it is %s, not running", c.id, ph)
 	}
 	shim, err := t.shims.client(ctx, c.pod)

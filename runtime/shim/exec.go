@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -85,8 +86,8 @@ func (s *server) execStart(c *container, e *shimrpc.Exec, files []*os.File) (_ *
 	return p, nil, s.spawn(c, p)
 }
 
-// execProcess is the process of the bundle's specification with other
-// arguments. It is read again for each exec rather than kept in memory.
+// execProcess is the process of the bundle's specification, with what e says
+// instead. It is read again for each exec rather than kept in memory.
 func execProcess(bundle string, e *shimrpc.Exec) (*libcontainer.Process, error) {
 	var sp struct {
 		Process specs.Process `json:"process"`
@@ -95,7 +96,28 @@ func execProcess(bundle string, e *shimrpc.Exec) (*libcontainer.Process, error) 
 		return nil, err
 	}
 	sp.Process.Args = e.Args
+	for _, variable := range e.Env {
+		sp.Process.Env = setVariable(sp.Process.Env, variable)
+	}
+	if e.Cwd != "" {
+		sp.Process.Cwd = e.Cwd
+	}
+	if u := e.User; u != nil {
+		sp.Process.User = specs.User{UID: u.UID, GID: u.GID, AdditionalGids: u.Groups}
+	}
 	return newProcess(&sp.Process)
+}
+
+// setVariable puts NAME=VALUE in the place of the variable that env has.
+func setVariable(env []string, variable string) []string {
+	name, _, _ := strings.Cut(variable, "=")
+	for i, v := range env {
+		if strings.HasPrefix(v, name+"=") {
+			env[i] = variable
+			return env
+		}
+	}
+	return append(env, variable)
 }
 
 func execStdio(p *libcontainer.Process, e *shimrpc.Exec, files []*os.File) error {

@@ -99,6 +99,18 @@ type Exec struct {
 	Stdin  bool     `json:"stdin,omitempty"`
 	Stdout bool     `json:"stdout,omitempty"`
 	Stderr bool     `json:"stderr,omitempty"`
+
+	// What follows is the container's own process's where it is not set.
+	Env  []string `json:"env,omitempty"` // NAME=VALUE, over the variables of that process
+	Cwd  string   `json:"cwd,omitempty"`
+	User *User    `json:"user,omitempty"`
+}
+
+// User is an identity inside a container.
+type User struct {
+	UID    uint32   `json:"uid"`
+	GID    uint32   `json:"gid"`
+	Groups []uint32 `json:"groups,omitempty"` // supplementary
 }
 
 // Response answers a Request; exactly one of its pointers is set, or none for

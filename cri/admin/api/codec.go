@@ -16,6 +16,9 @@ func (Codec) Name() string { return "json" }
 
 // Marshal encodes one message.
 func (Codec) Marshal(v any) ([]byte, error) {
+	if f, ok := v.(*Frame); ok {
+		return f.marshal(), nil
+	}
 	if c, ok := v.(*Chunk); ok {
 		// grpc sends later than SendMsg returns, and the caller reads the next
 		// chunk into the same buffer.
@@ -26,6 +29,9 @@ func (Codec) Marshal(v any) ([]byte, error) {
 
 // Unmarshal decodes one message.
 func (Codec) Unmarshal(data []byte, v any) error {
+	if f, ok := v.(*Frame); ok {
+		return f.unmarshal(data)
+	}
 	if c, ok := v.(*Chunk); ok {
 		// The buffer goes back to grpc's pool after this call.
 		c.Data = slices.Clone(data)

@@ -40,6 +40,15 @@ type Server interface {
 	Wait(context.Context, *ContainerRequest) (*WaitResult, error)
 	// Signal sends a signal to a running container's first process.
 	Signal(context.Context, *SignalRequest) (*Empty, error)
+	// Exec starts a process in a container and carries its stdio. Its client
+	// sends FrameOpen first and has FrameOpened once the process runs; the last
+	// frame is FrameExit. A client that goes leaves the process to the end of
+	// its stdin, a broken pipe or a hung up terminal; one that sends FrameDetach
+	// leaves it as it is.
+	Exec(grpc.BidiStreamingServer[Frame, Frame]) error
+	// Attach does the same with the first process of a container, which may be
+	// about to be started: nothing that it prints after FrameOpened is missed.
+	Attach(grpc.BidiStreamingServer[Frame, Frame]) error
 	// Check compares records and machine. It changes nothing but what it is
 	// asked to repair; what it cannot repair stays a problem and is no failure.
 	Check(context.Context, *CheckRequest) (*CheckResult, error)
@@ -78,6 +87,8 @@ var serviceDesc = grpc.ServiceDesc{
 		down("Save", Server.Save),
 		down("Logs", Server.Logs),
 		up("Load", Server.Load),
+		both("Exec", Server.Exec),
+		both("Attach", Server.Attach),
 	},
 	Metadata: "berth/admin/v1",
 }
@@ -122,6 +133,18 @@ func up[Req, Resp any](name string, method func(Server, grpc.ClientStreamingServ
 	return grpc.StreamDesc{
 		StreamName:    name,
 		ClientStreams: true,
+		Handler: func(srv any, stream grpc.ServerStream) error {
+			return method(srv.(Server), &grpc.GenericServerStream[Req, Resp]{ServerStream: stream})
+		},
+	}
+}
+
+// both describes a method with a stream each way.
+func both[Req, Resp any](name string, method func(Server, grpc.BidiStreamingServer[Req, Resp]) error) grpc.StreamDesc {
+	return grpc.StreamDesc{
+		StreamName:    name,
+		ClientStreams: true,
+		ServerStreams: true,
 		Handler: func(srv any, stream grpc.ServerStream) error {
 			return method(srv.(Server), &grpc.GenericServerStream[Req, Resp]{ServerStream: stream})
 		},
