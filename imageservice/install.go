@@ -50,6 +50,13 @@ func (s *Service) install(ctx context.Context, b bundle) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
+	// The kernel tells a descriptor of the errors of writing that came since it
+	// was opened: this one knows of all that the layers will suffer.
+	disk, err := os.Open(s.cfg.Root)
+	if err != nil {
+		return Image{}, err
+	}
+	defer func() { _ = disk.Close() }()
 	holds, err := s.acquireAll(ctx, b.layers)
 	defer func() { _ = s.release(holds...) }()
 	if err != nil {
@@ -60,14 +67,15 @@ func (s *Service) install(ctx context.Context, b bundle) (Image, error) {
 			return Image{}, err
 		}
 	}
-	if err := s.completeAll(ctx, b.layers, holds); err != nil {
+	if err := s.completeAll(ctx, disk, b.layers, holds); err != nil {
 		return Image{}, err
 	}
 	return s.commit(row, config, b, holds)
 }
 
-// completeAll completes the layers that are new and makes them durable.
-func (s *Service) completeAll(ctx context.Context, layers []source, holds []hold) error {
+// completeAll completes the layers that are new and makes them durable. disk is
+// a descriptor of the store's directory from before they were begun or joined.
+func (s *Service) completeAll(ctx context.Context, disk *os.File, layers []source, holds []hold) error {
 	if !slices.ContainsFunc(holds, func(h hold) bool { return h.flight != nil }) {
 		return nil
 	}
@@ -81,16 +89,32 @@ func (s *Service) completeAll(ctx context.Context, layers []source, holds []hold
 	// What is there is written to disk while the rest is made, to leave little
 	// to the sync that counts.
 	early := make(chan error, 1)
-	go func() { early <- unix.Syncfs(int(s.dir.Fd())) }()
+	go func() { early <- s.sync(disk, holds) }()
 	err = s.settleAll(ctx, holds)
-	// The kernel tells a descriptor of an error of writing once only: the second
-	// sync says nothing of what the first one found.
-	lost := <-early
-	if err != nil {
+	if err = errors.Join(err, <-early); err != nil {
 		return err
 	}
-	if err := verbPull.step("sync", func() error { return errors.Join(lost, unix.Syncfs(int(s.dir.Fd()))) }); err != nil {
-		return fmt.Errorf("cannot make layers durable: %w", err)
+	return verbPull.step("sync", func() error { return s.sync(disk, holds) })
+}
+
+// sync makes durable what is in the store. If the kernel says on disk that
+// something was not written, it does not say what, and says it once to each
+// descriptor: all flights are lost then, since who comes to one of them later
+// has a descriptor that hears nothing of it.
+func (s *Service) sync(disk *os.File, holds []hold) error {
+	s.syncing.Lock()
+	defer s.syncing.Unlock()
+	lost := unix.Syncfs(int(disk.Fd()))
+	if lost != nil {
+		s.loseFlights(lost)
+	}
+	for _, h := range holds {
+		if h.flight != nil {
+			lost = cmp.Or(lost, h.flight.lost)
+		}
+	}
+	if lost != nil {
+		return fmt.Errorf("cannot make layers durable: %w", lost)
 	}
 	return nil
 }

@@ -57,6 +57,8 @@ type flight struct {
 	settleErr error         // guarded by settling
 	final     unpack.Result // result with what settle added; guarded by settling
 
+	lost error // why not all of it is on the disk; guarded by Service.syncing
+
 	refs      int  // guarded by Service.mu
 	committed bool // guarded by Service.mu
 }
@@ -373,11 +375,27 @@ func (s *Service) settle(ctx context.Context, f *flight, lowers []string) error 
 	}
 	if f.settleErr != nil {
 		s.mu.Lock()
-		s.forget(f)
-		s.dying[f.seq] = true // until the last hold is released
+		s.discard(f)
 		s.mu.Unlock()
 	}
 	return f.settleErr
+}
+
+// loseFlights makes all flights ones that no install can commit. syncing is held.
+func (s *Service) loseFlights(cause error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.flights { // which has no committed ones
+		f.lost = cause
+		s.discard(f)
+	}
+}
+
+// discard makes the flight, whose layer is of no use, one that nobody can join;
+// its directory goes with the last hold. mu is held.
+func (s *Service) discard(f *flight) {
+	s.forget(f)
+	s.dying[f.seq] = true
 }
 
 // row is what the database keeps of the flight's layer once it is settled.

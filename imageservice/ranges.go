@@ -196,10 +196,10 @@ func (d *ranges) receive(body io.Reader, want content.Extent, buf []byte) error 
 			d.came.Broadcast()
 			d.mu.Unlock()
 		}
-		if err == io.EOF && at < want.End {
+		if errors.Is(err, io.EOF) && at < want.End {
 			err = io.ErrUnexpectedEOF
 		}
-		if err != nil && err != io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 	}

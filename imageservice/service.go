@@ -28,7 +28,6 @@ const defaultParallelLayers = 4
 // Service is the open store. All its methods may be called concurrently.
 type Service struct {
 	cfg       Config
-	dir       *os.File // Root, for syncfs
 	db        *meta.DB
 	blobs     *content.Store
 	client    *registry.Client
@@ -47,6 +46,8 @@ type Service struct {
 
 	endWatch context.CancelFunc // ends what runs in the background; nil if Open failed
 	watch    sync.WaitGroup
+
+	syncing sync.Mutex // over what makes layers durable, and what the kernel says of it
 
 	// mu is held over a transaction and the unlinking of small blobs, never
 	// over a download, an unpack, the removal of a layer, or a reader.
@@ -125,9 +126,6 @@ func (s *Service) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if s.dir, err = os.Open(s.cfg.Root); err != nil {
-		return err
-	}
 	if s.blobs, err = content.Open(s.cfg.Root); err != nil {
 		return err
 	}
@@ -161,9 +159,6 @@ func (s *Service) Close() error {
 	s.mu.Unlock()
 	for _, done := range running {
 		<-done
-	}
-	if s.dir != nil {
-		_ = s.dir.Close()
 	}
 	if s.db == nil {
 		return nil

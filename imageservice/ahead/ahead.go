@@ -131,7 +131,7 @@ func (a *Reader) Close() error {
 		a.err = io.ErrClosedPipe
 		return nil
 	}
-	for range a.full { //nolint:revive // what was read ahead is of no use
+	for range a.full { // what was read ahead is of no use
 	}
 	a.now, a.buf, a.err = nil, nil, io.ErrClosedPipe
 	return nil

@@ -34,7 +34,7 @@ func TestReaderGivesTheBytesInOrder(t *testing.T) {
 			if err != nil || !bytes.Equal(got, want) {
 				t.Errorf("%d bytes, %s: got %d bytes, %v", size, name, len(got), err)
 			}
-			if n, err := a.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			if n, err := a.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 				t.Errorf("%d bytes, %s: after the end came %d bytes, %v", size, name, n, err)
 			}
 			_ = a.Close()
