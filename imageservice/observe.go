@@ -52,10 +52,24 @@ func (s *Service) observed(body io.ReadCloser, err error) (io.ReadCloser, error)
 	return received{body, s.cfg.Observer}, nil
 }
 
+// PullStep is what a pull is at.
+type PullStep string
+
+// The steps of a pull, in their order.
+const (
+	PullResolve PullStep = "resolve" // the registry is asked for the manifest
+	PullVerify  PullStep = "verify"  // the image verifiers are asked
+	PullConfig  PullStep = "config"  // the configuration comes
+	PullLayers  PullStep = "layers"  // the layers come, and the image is recorded
+)
+
 // RunningPull is a pull under way.
 type RunningPull struct {
 	Ref    string // in full
 	Began  time.Time
+	Step   PullStep
+	Asking string     // the program that is asked, at PullVerify
+	Moved  time.Time  // when the step began, or a layer last told something
 	Layers []Progress // what each layer last told, by digest; a layer that another pull brings tells nothing here until it is there
 }
 
@@ -80,7 +94,7 @@ func (s *Service) Pulls() []RunningPull {
 func (p *pull) status() RunningPull {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	r := RunningPull{Ref: p.ref, Began: p.began}
+	r := RunningPull{Ref: p.ref, Began: p.began, Step: p.step, Asking: p.asking, Moved: p.moved}
 	for _, l := range p.layers {
 		r.Layers = append(r.Layers, l)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/berth-runtime/berth/imageservice/manifest"
 	"github.com/berth-runtime/berth/imageservice/refs"
 	"github.com/berth-runtime/berth/imageservice/registry"
+	"github.com/berth-runtime/berth/imageservice/verifier"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
@@ -35,6 +36,9 @@ type pull struct {
 	mu       sync.Mutex
 	progress []func(Progress)    // guarded by mu
 	layers   map[string]Progress // the last of each layer, by digest; guarded by mu
+	step     PullStep            // guarded by mu
+	asking   string              // the verifier, in its step; guarded by mu
+	moved    time.Time           // when something was last heard of the pull; guarded by mu
 }
 
 // Pull brings an image from its registry. The registry is asked each time,
@@ -58,7 +62,7 @@ func (s *Service) Pull(ctx context.Context, r PullRequest) (Image, error) {
 	key := ref.Name() + ":" + ref.Tag + "@" + ref.Digest.String() + " " + string(sum[:])
 
 	p := s.joinPull(ctx, key, ref.String(), func(run context.Context, p *pull) (Image, error) {
-		return s.pull(run, ref, r.Auth, p.report)
+		return s.pull(run, ref, r.Auth, p)
 	})
 	defer s.leavePull(key, p)
 	p.listen(r.Progress)
@@ -124,17 +128,24 @@ func (p *pull) listen(f func(Progress)) {
 	p.progress = append(p.progress, f)
 }
 
+func (p *pull) at(step PullStep, verifier string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.step, p.asking, p.moved = step, verifier, time.Now()
+}
+
 func (p *pull) report(pr Progress) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.layers[pr.Layer] = pr
+	p.layers[pr.Layer], p.moved = pr, time.Now()
 	for _, f := range p.progress {
 		f(pr)
 	}
 }
 
 // pull does the work of one pull.
-func (s *Service) pull(ctx context.Context, ref refs.Ref, auth *registry.Auth, report func(Progress)) (Image, error) {
+func (s *Service) pull(ctx context.Context, ref refs.Ref, auth *registry.Auth, p *pull) (Image, error) {
+	p.at(PullResolve, "")
 	repo, err := s.client.Repository(ctx, ref, auth)
 	if err != nil {
 		return Image{}, err
@@ -150,9 +161,11 @@ func (s *Service) pull(ctx context.Context, ref refs.Ref, auth *registry.Auth, r
 		return Image{}, err
 	}
 	asked := v1.Descriptor{MediaType: b.media, Digest: top, Size: int64(len(b.blobs[0]))}
-	if err := s.cfg.Verifiers.Verify(ctx, ref.String(), asked); err != nil {
+	watched := verifier.Watched(ctx, func(program string) { p.at(PullVerify, program) })
+	if err := s.cfg.Verifiers.Verify(watched, ref.String(), asked); err != nil {
 		return Image{}, err
 	}
+	p.at(PullConfig, "")
 	config, err := fetchSmall(ctx, repo, m.Config)
 	if err != nil {
 		return Image{}, err
@@ -162,7 +175,8 @@ func (s *Service) pull(ctx context.Context, ref refs.Ref, auth *registry.Auth, r
 	if ref.Digest == "" {
 		b.tags = []string{ref.String()}
 	}
-	b.layers = s.sources(repo, ref, m, report)
+	b.layers = s.sources(repo, ref, m, p.report)
+	p.at(PullLayers, "")
 	return s.install(ctx, b)
 }
 

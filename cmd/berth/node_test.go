@@ -53,6 +53,7 @@ type node struct {
 	pulls      []string
 	loaded     []byte
 	notes      []string // of sessions
+	work       api.WorkResult
 }
 
 type fakePod struct {
@@ -557,6 +558,8 @@ func (n *node) Check(_ context.Context, r *api.CheckRequest) (*api.CheckResult, 
 	}
 	return out, nil
 }
+
+func (n *node) Work(context.Context, *api.Empty) (*api.WorkResult, error) { return &n.work, nil }
 
 func (n *node) Df(context.Context, *api.Empty) (*api.DfResult, error) {
 	return &api.DfResult{

@@ -32,6 +32,8 @@ type Pods interface {
 	Subscribe(ctx context.Context) <-chan pod.Event
 	Check(ctx context.Context) ([]pod.Problem, error)
 	ExecCommand(ctx context.Context, v pod.View, id string, cmd pod.Command, want pod.Stdio) (pod.Session, error)
+	// Works lists what is under way and what could not be ended.
+	Works() []pod.Work
 	AttachStream(ctx context.Context, v pod.View, id string, want pod.Stdio) (pod.Session, error)
 }
 
@@ -53,6 +55,7 @@ type Images interface {
 	SnapshotUsage(ctx context.Context, containerID string) (bytes, inodes uint64, err error)
 	Check(ctx context.Context) ([]string, error)
 	Verify(ctx context.Context, quick bool) ([]imageservice.Damage, error)
+	Pulls() []imageservice.RunningPull
 	Repair(ctx context.Context, damages []imageservice.Damage, auths map[string]*imageservice.Auth) error
 }
 

@@ -38,6 +38,7 @@ type onePod struct {
 	subs     []chan pod.Event
 	signals  []string
 	problems []pod.Problem
+	works    []pod.Work
 }
 
 func (o *onePod) Container(_ pod.View, id string) (*pod.ContainerStatus, error) {
@@ -71,6 +72,8 @@ func (o *onePod) Subscribe(ctx context.Context) <-chan pod.Event {
 	context.AfterFunc(ctx, func() { close(ch) })
 	return ch
 }
+
+func (o *onePod) Works() []pod.Work { return o.works }
 
 func (o *onePod) ExecCommand(_ context.Context, _ pod.View, _ string, cmd pod.Command, want pod.Stdio) (pod.Session, error) {
 	return startProcess(cmd, want)
@@ -167,6 +170,9 @@ func (*oneImage) Explain(_ context.Context, ref string, _ *imageservice.Auth) (s
 	return "docker.io/library/" + ref, []imageservice.Endpoint{{URL: "https://h/v2/a", Server: true, Capabilities: []string{"pull"}, Auth: "none"}}, nil
 }
 
+func (*oneImage) Pulls() []imageservice.RunningPull {
+	return []imageservice.RunningPull{{Ref: "docker.io/library/a:1", Step: imageservice.PullLayers, Layers: []imageservice.Progress{{Layer: "sha256:l", Done: 3, Total: 7}}}}
+}
 func (*oneImage) Usage(context.Context) (imageservice.Usage, error) {
 	return imageservice.Usage{Mountpoint: "/m", Bytes: 7, Inodes: 2}, nil
 }

@@ -55,6 +55,13 @@ type Programs struct {
 	Timeout time.Duration // of each program; 0 means DefaultTimeout
 }
 
+type watchKey struct{}
+
+// Watched makes Verify tell asking of each program before it is asked.
+func Watched(ctx context.Context, asking func(program string)) context.Context {
+	return context.WithValue(ctx, watchKey{}, asking)
+}
+
 // Verify asks all programs, in the order of their names, about the image that
 // the reference name leads to. The directory is read each time. A refusal is
 // a *Refusal.
@@ -74,7 +81,11 @@ func (p Programs) Verify(ctx context.Context, name string, image v1.Descriptor) 
 		return fmt.Errorf("cannot describe %s to its verifiers: %w", name, err)
 	}
 	args := []string{"-name", name, "-digest", image.Digest.String(), "-stdin-media-type", v1.MediaTypeDescriptor}
+	asking, _ := ctx.Value(watchKey{}).(func(string))
 	for _, e := range entries {
+		if asking != nil {
+			asking(e.Name())
+		}
 		if err := p.run(ctx, e.Name(), args, stdin); err != nil {
 			return err
 		}

@@ -125,7 +125,7 @@ func (t *Table) forgetContainer(c *container) {
 
 // createPlan is the table of CreateContainer.
 func (t *Table) createPlan(c *container) steps.Plan {
-	return steps.Plan{Verb: "container.create", Observe: t.cfg.Observe, Steps: []steps.Step{
+	return steps.Plan{Verb: "container.create", Observe: t.cfg.Observe, Board: &t.board, Object: c.id, Steps: []steps.Step{
 		{Name: "pod", Do: func(context.Context) error {
 			if c.pod.phase() != phaseReady {
 				return notReady(c.pod)

@@ -50,6 +50,7 @@ func (t *Table) publishExit(ctx context.Context, c *container, e shimrpc.Exited)
 	c.quiet.drop()
 	t.emit(EventStopped, c.id, c.pod)
 	if err := t.freeExited(ctx, c); err != nil {
+		t.sinkTrouble(ctx, c, newTrouble("free", err))
 		klog.FromContext(ctx).Error(err, "Cannot free what an exited container used; its removal will try again", "container", c.id)
 	}
 }
@@ -177,7 +178,10 @@ func (t *Table) stopContainer(ctx context.Context, c *container, grace time.Dura
 		t.publishExit(ctx, c, shimrpc.Exited{ID: c.id, Code: killedCode, Known: true, At: time.Now()})
 		return nil
 	}
+	shown := t.board.Begin("container.stop", c.id)
+	defer shown.End()
 	if grace > 0 && rec.Phase == phaseRunning {
+		shown.At("grace")
 		if err := c.signalOnce(rec); err != nil {
 			return err
 		}
@@ -185,6 +189,7 @@ func (t *Table) stopContainer(ctx context.Context, c *container, grace time.Dura
 			return err
 		}
 	}
+	shown.At("kill")
 	if err := c.kill(rec); err != nil {
 		return err
 	}
@@ -201,6 +206,7 @@ func (t *Table) stopContainer(ctx context.Context, c *container, grace time.Dura
 		}
 	}
 	// It has ended. Whose shim tells nothing is decided for here.
+	shown.At("publish")
 	if ended, err := c.await(ctx, exitReportTime); ended || err != nil {
 		return err
 	}

@@ -38,6 +38,8 @@ type podRecord struct {
 	Lease     network.Lease `json:"lease"`
 	// Init is the pod's own first process where the PID namespace is shared.
 	Init pidfd.Process `json:"init"`
+	// Trouble is why the last verb that should end the pod could not.
+	Trouble *Trouble `json:"trouble,omitempty"`
 }
 
 // containerRecord is a container's row, root/containers/ID.json, written like
@@ -66,6 +68,8 @@ type containerRecord struct {
 	// OOMBefore is how many OOM kills the parent cgroup had counted when the
 	// container was started.
 	OOMBefore uint64 `json:"oom_before,omitempty"`
+	// Trouble is why the last verb that should end the container could not.
+	Trouble *Trouble `json:"trouble,omitempty"`
 }
 
 // latest keeps the times of a container in order where the clock was set back.

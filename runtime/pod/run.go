@@ -70,7 +70,7 @@ func (t *Table) run(ctx context.Context, p *Pod) {
 			// What could not be undone stays visible, not ready and not
 			// yet stopped, so that the client's stop tries again.
 			klog.FromContext(ctx).Error(err, "Pod could not be undone and is kept as stopping", "pod", p.id)
-			t.sinkPod(ctx, p, func(r *podRecord) { r.Phase = phaseStopping })
+			t.sinkPod(ctx, p, func(r *podRecord) { r.Phase, r.Trouble = phaseStopping, newTrouble("run", err) })
 		}
 		p.err = err
 	}
@@ -107,7 +107,7 @@ func (t *Table) request(p *Pod) network.Request {
 
 // runPlan is the table of RunPodSandbox.
 func (t *Table) runPlan(p *Pod) steps.Plan {
-	return steps.Plan{Verb: "pod.run", Observe: t.cfg.Observe, Steps: []steps.Step{
+	return steps.Plan{Verb: "pod.run", Observe: t.cfg.Observe, Board: &t.board, Object: p.id, Steps: []steps.Step{
 		{Name: "lease", Do: func(ctx context.Context) error { return t.leasePod(ctx, p) }, Undo: func(context.Context) error { t.releasePod(p); return nil }},
 		{Name: "record", Do: func(context.Context) error { return t.podRows.Put(p.id, p.record()) }, Undo: func(context.Context) error { return t.podRows.Delete(p.id) }},
 		{Name: "directory", Do: func(context.Context) error { return t.makePodDir(p) }, Undo: func(context.Context) error { return t.removePodDir(p) }},

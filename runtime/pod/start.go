@@ -69,7 +69,7 @@ func (t *Table) failStart(ctx context.Context, c *container, why error) error {
 
 // startPlan is the table of StartContainer. After a crash the start goes on.
 func (t *Table) startPlan(c *container) steps.Plan {
-	return steps.Plan{Verb: "container.start", Observe: t.cfg.Observe, Steps: []steps.Step{
+	return steps.Plan{Verb: "container.start", Observe: t.cfg.Observe, Board: &t.board, Object: c.id, Steps: []steps.Step{
 		{Name: "record", Do: func(context.Context) error {
 			kills := t.neighbourhoodKills(c)
 			return t.setContainer(c, func(r *containerRecord) { r.Phase, r.OOMBefore = phaseStarting, kills })
@@ -117,7 +117,9 @@ func (t *Table) removeContainer(ctx context.Context, c *container) error {
 	}
 	defer c.quiet.drop()
 	if _, err := t.removeContainerPlan(c).Run(ctx); err != nil {
-		return fmt.Errorf("cannot remove container %s: %w", c.id, err)
+		err = fmt.Errorf("cannot remove container %s: %w", c.id, err)
+		t.sinkTrouble(ctx, c, newTrouble("remove", err))
+		return err
 	}
 	t.forgetContainer(c)
 	t.publish()
@@ -127,7 +129,7 @@ func (t *Table) removeContainer(ctx context.Context, c *container) error {
 
 // removeContainerPlan is the table of RemoveContainer; the row goes last.
 func (t *Table) removeContainerPlan(c *container) steps.Plan {
-	return steps.Plan{Verb: "container.remove", Observe: t.cfg.Observe, Steps: []steps.Step{
+	return steps.Plan{Verb: "container.remove", Observe: t.cfg.Observe, Board: &t.board, Object: c.id, Steps: []steps.Step{
 		{Name: "hook", Do: func(ctx context.Context) error {
 			c.quiet.take(t.cfg.Hooks)
 			t.tellContainer(ctx, TurnRemove, c)

@@ -49,7 +49,9 @@ func (t *Table) stopPodLocked(ctx context.Context, p *Pod) error {
 		return nil
 	}
 	if _, err := t.stopPlan(p).Run(ctx); err != nil {
-		return fmt.Errorf("cannot stop pod %s: %w", p.id, err)
+		err = fmt.Errorf("cannot stop pod %s: %w", p.id, err)
+		t.sinkPod(ctx, p, func(r *podRecord) { r.Trouble = newTrouble("stop", err) })
+		return err
 	}
 	t.sampler.Forget(p.id)
 	t.emit(EventStopped, p.id, p)
@@ -59,7 +61,7 @@ func (t *Table) stopPodLocked(ctx context.Context, p *Pod) error {
 // stopPlan is the table of StopPodSandbox. It only moves forward: after a
 // crash, or a failure, the whole table is done again.
 func (t *Table) stopPlan(p *Pod) steps.Plan {
-	return steps.Plan{Verb: "pod.stop", Observe: t.cfg.Observe, Steps: []steps.Step{
+	return steps.Plan{Verb: "pod.stop", Observe: t.cfg.Observe, Board: &t.board, Object: p.id, Steps: []steps.Step{
 		{Name: "record", Do: func(ctx context.Context) error {
 			t.sinkPod(ctx, p, func(r *podRecord) { r.Phase = phaseStopping })
 			return nil
@@ -72,7 +74,7 @@ func (t *Table) stopPlan(p *Pod) steps.Plan {
 		{Name: "namespaces", Do: func(context.Context) error { return t.removeNamespaces(p) }},
 		{Name: "shm", Do: func(context.Context) error { return t.cfg.Volumes.UnmountShm(t.shmDir(p.id)) }},
 		{Name: "commit", Do: func(ctx context.Context) error {
-			t.sinkPod(ctx, p, func(r *podRecord) { r.Phase = phaseStopped })
+			t.sinkPod(ctx, p, func(r *podRecord) { r.Phase, r.Trouble = phaseStopped, nil })
 			return nil
 		}},
 	}}
@@ -128,7 +130,9 @@ func (t *Table) removePod(ctx context.Context, p *Pod) error {
 	}
 	defer p.quiet.drop()
 	if _, err := t.removePlan(p).Run(ctx); err != nil {
-		return fmt.Errorf("cannot remove pod %s: %w", p.id, err)
+		err = fmt.Errorf("cannot remove pod %s: %w", p.id, err)
+		t.sinkPod(ctx, p, func(r *podRecord) { r.Trouble = newTrouble("remove", err) })
+		return err
 	}
 	t.forgetPod(p)
 	t.publish()
@@ -139,7 +143,7 @@ func (t *Table) removePod(ctx context.Context, p *Pod) error {
 // removePlan is the table of RemovePodSandbox. The row goes last: whatever is
 // still there has one.
 func (t *Table) removePlan(p *Pod) steps.Plan {
-	return steps.Plan{Verb: "pod.remove", Observe: t.cfg.Observe, Steps: []steps.Step{
+	return steps.Plan{Verb: "pod.remove", Observe: t.cfg.Observe, Board: &t.board, Object: p.id, Steps: []steps.Step{
 		{Name: "containers", Do: func(ctx context.Context) error { return t.removeContainers(ctx, p) }},
 		{Name: "hook", Do: func(ctx context.Context) error {
 			p.quiet.take(t.cfg.Hooks)

@@ -63,6 +63,7 @@ type Table struct {
 	shims          *shims
 	sampler        *stats.Sampler
 	events         broker
+	board          steps.Board // what is under way
 	hostCaps       []string
 	brokenRecords  []string
 	background     sync.WaitGroup // verbs and clean-ups, which outlive their request

@@ -35,6 +35,9 @@ type Plan struct {
 	Verb    string
 	Steps   []Step
 	Observe Observe // nil: nobody
+
+	Object string // id of what it is applied to, for the board
+	Board  *Board // shows where it is; may be nil
 }
 
 // Observe is told of a step before it is done. The context that it returns is
@@ -45,10 +48,14 @@ type Observe func(ctx context.Context, verb, step string) (context.Context, func
 // all before it, in reverse, and returns the failure joined with what the
 // undoing could not do; undone tells whether everything was undone.
 func (p Plan) Run(ctx context.Context) (undone bool, err error) {
+	shown := p.Board.Begin(p.Verb, p.Object)
+	defer shown.End()
 	for i, s := range p.Steps {
 		fail.Hit(p.Verb + "/" + s.Name + "/before")
+		shown.At(s.Name)
 		if err := p.do(ctx, s); err != nil {
-			undoErr := undo(ctx, p.Steps[:i+1])
+			shown.fail(err)
+			undoErr := undo(ctx, p.Steps[:i+1], shown)
 			return undoErr == nil, errors.Join(err, undoErr)
 		}
 		fail.Hit(p.Verb + "/" + s.Name + "/after")
@@ -66,7 +73,11 @@ func (p Plan) do(ctx context.Context, s Step) (err error) {
 }
 
 // Undo undoes the whole table in reverse, whatever was done of it.
-func (p Plan) Undo(ctx context.Context) error { return undo(ctx, p.Steps) }
+func (p Plan) Undo(ctx context.Context) error {
+	shown := p.Board.Begin(p.Verb, p.Object)
+	defer shown.End()
+	return undo(ctx, p.Steps, shown)
+}
 
 // Names lists the failpoints of the plan.
 func (p Plan) Names() []string {
@@ -79,7 +90,7 @@ func (p Plan) Names() []string {
 
 // undo goes on after a step that cannot be undone: the more is gone the
 // better, and every reason is kept.
-func undo(ctx context.Context, steps []Step) error {
+func undo(ctx context.Context, steps []Step, shown *Entry) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), UndoTimeout)
 	defer cancel()
 	var errs []error
@@ -87,6 +98,7 @@ func undo(ctx context.Context, steps []Step) error {
 		if steps[i].Undo == nil {
 			continue
 		}
+		shown.undo(steps[i].Name)
 		if err := steps[i].Undo(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("cannot undo %s: %w", steps[i].Name, err))
 		}

@@ -103,3 +103,27 @@ func TestNamesCoverBothSidesOfEveryStep(t *testing.T) {
 		t.Fatalf("got %v", got)
 	}
 }
+
+func TestBoardShowsStepsAndUndoing(t *testing.T) {
+	t.Parallel()
+	var b steps.Board
+	var seen []string
+	look := func() {
+		for _, d := range b.List() {
+			seen = append(seen, fmt.Sprintf("%s %s/%s %v %s", d.Object, d.Verb, d.Step, d.Undoing, d.Failure))
+		}
+	}
+	p := steps.Plan{Verb: "verb", Object: "id", Board: &b, Steps: []steps.Step{
+		{Name: "a", Do: func(context.Context) error { look(); return nil }, Undo: func(context.Context) error { look(); return nil }},
+		{Name: "b", Do: func(context.Context) error { look(); return errors.New("broke") }},
+	}}
+	if _, err := p.Run(t.Context()); err == nil {
+		t.Fatal("it went well")
+	}
+	if want := []string{"id verb/a false ", "id verb/b false ", "id verb/a true broke"}; !slices.Equal(seen, want) {
+		t.Errorf("%q", seen)
+	}
+	if left := b.List(); len(left) != 0 {
+		t.Errorf("left %v", left)
+	}
+}

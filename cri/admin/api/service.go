@@ -52,6 +52,8 @@ type Server interface {
 	// Check compares records and machine. It changes nothing but what it is
 	// asked to repair; what it cannot repair stays a problem and is no failure.
 	Check(context.Context, *CheckRequest) (*CheckResult, error)
+	// Work tells what is under way, and what could not be ended.
+	Work(context.Context, *Empty) (*WorkResult, error)
 	// Df tells what takes up space.
 	Df(context.Context, *Empty) (*DfResult, error)
 	// Steps lists the failpoints of this build.
@@ -78,6 +80,7 @@ var serviceDesc = grpc.ServiceDesc{
 		unary("Wait", Server.Wait),
 		unary("Signal", Server.Signal),
 		unary("Check", Server.Check),
+		unary("Work", Server.Work),
 		unary("Df", Server.Df),
 		unary("Steps", Server.Steps),
 	},
