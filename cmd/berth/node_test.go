@@ -559,6 +559,13 @@ func (n *node) Check(_ context.Context, r *api.CheckRequest) (*api.CheckResult, 
 	return out, nil
 }
 
+func (n *node) Top(context.Context, *api.ContainerRequest) (*api.TopResult, error) {
+	return &api.TopResult{Processes: []api.Process{
+		{Pid: 42, Parent: 7, CPU: time.Hour + time.Minute + time.Second, Command: "server --listen"},
+		{Pid: 43, Parent: 42, UID: 4000000001, Command: "evil\x1b[2Jtitle\a"},
+	}}, nil
+}
+
 func (n *node) Work(context.Context, *api.Empty) (*api.WorkResult, error) { return &n.work, nil }
 
 func (n *node) Df(context.Context, *api.Empty) (*api.DfResult, error) {

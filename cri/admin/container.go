@@ -81,6 +81,19 @@ func (s *Server) Wait(ctx context.Context, r *api.ContainerRequest) (*api.WaitRe
 	return &api.WaitResult{ExitCode: c.ExitCode, OOM: c.Reason == reasonOOM, Error: c.Message}, nil
 }
 
+// Top lists the processes of a container.
+func (s *Server) Top(_ context.Context, r *api.ContainerRequest) (*api.TopResult, error) {
+	list, err := s.cfg.Pods.Processes(pod.ViewAll, r.Container)
+	if err != nil {
+		return nil, err
+	}
+	out := &api.TopResult{Processes: []api.Process{}}
+	for _, p := range list {
+		out.Processes = append(out.Processes, api.Process(p))
+	}
+	return out, nil
+}
+
 // statusIn finds the container among those that an event tells of.
 func statusIn(e pod.Event, id string) *pod.ContainerStatus {
 	for _, c := range e.Containers {

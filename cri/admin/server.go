@@ -32,6 +32,7 @@ type Pods interface {
 	Subscribe(ctx context.Context) <-chan pod.Event
 	Check(ctx context.Context) ([]pod.Problem, error)
 	ExecCommand(ctx context.Context, v pod.View, id string, cmd pod.Command, want pod.Stdio) (pod.Session, error)
+	Processes(v pod.View, id string) ([]pod.Process, error)
 	// Works lists what is under way and what could not be ended.
 	Works() []pod.Work
 	AttachStream(ctx context.Context, v pod.View, id string, want pod.Stdio) (pod.Session, error)

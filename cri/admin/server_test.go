@@ -73,6 +73,10 @@ func (o *onePod) Subscribe(ctx context.Context) <-chan pod.Event {
 	return ch
 }
 
+func (o *onePod) Processes(_ pod.View, id string) ([]pod.Process, error) {
+	return []pod.Process{{Pid: 1, Parent: 2, UID: 3, CPU: 4, Command: id}}, nil
+}
+
 func (o *onePod) Works() []pod.Work { return o.works }
 
 func (o *onePod) ExecCommand(_ context.Context, _ pod.View, _ string, cmd pod.Command, want pod.Stdio) (pod.Session, error) {
@@ -275,6 +279,9 @@ func TestSimpleCallsRoundTrip(t *testing.T) {
 	}
 	if err := c.Signal(ctx, "c", "HUP"); err != nil || !reflect.DeepEqual(pods.signals, []string{"c HUP"}) {
 		t.Errorf("signal: %q, %v", pods.signals, err)
+	}
+	if got, err := c.Top(ctx, "c"); err != nil || !reflect.DeepEqual(got, []api.Process{{Pid: 1, Parent: 2, UID: 3, CPU: 4, Command: "c"}}) {
+		t.Errorf("top: %+v, %v", got, err)
 	}
 	i, err := c.InspectImage(ctx, "a")
 	if err != nil || i.ID != img.ID || len(i.Layers) != 1 || !i.Created.Equal(img.Created) || len(i.Config) == 0 ||

@@ -15,6 +15,7 @@ func TestWhy(t *testing.T) {
 	n.berth("run", "-d", "--name", "up", n.shell, "sleep", "1000")
 	want(t, n.berth("why", "up"), ": nothing waits")
 	want(t, n.berth("why", "default/up"), "pod up is ready: nothing waits")
+	want(t, n.berth("top", "up"), "sleep 1000")
 	if code := exitCode(n, "run", "--name", "hog", "-m", "16m", n.shell, "tail", "/dev/zero"); code != 137 {
 		t.Errorf("the hog ended with %d", code)
 	}

@@ -52,6 +52,8 @@ type Server interface {
 	// Check compares records and machine. It changes nothing but what it is
 	// asked to repair; what it cannot repair stays a problem and is no failure.
 	Check(context.Context, *CheckRequest) (*CheckResult, error)
+	// Top lists the processes of a container; FailedPrecondition if it has none.
+	Top(context.Context, *ContainerRequest) (*TopResult, error)
 	// Work tells what is under way, and what could not be ended.
 	Work(context.Context, *Empty) (*WorkResult, error)
 	// Df tells what takes up space.
@@ -80,6 +82,7 @@ var serviceDesc = grpc.ServiceDesc{
 		unary("Wait", Server.Wait),
 		unary("Signal", Server.Signal),
 		unary("Check", Server.Check),
+		unary("Top", Server.Top),
 		unary("Work", Server.Work),
 		unary("Df", Server.Df),
 		unary("Steps", Server.Steps),
