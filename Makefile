@@ -123,8 +123,12 @@ soak: bin $(CACHE)/crictl ## the long runs: thousands of sessions, logs under ki
 test-vm: bin ## in guests: cgroup v2 only, systemd's cgroup driver, AppArmor (root)
 	@hack/vm/test.sh
 
+.PHONY: test-checkpoint
+test-checkpoint: bin $(CACHE)/crictl ## checkpoints by the real CRIU, in a guest (root)
+	@hack/vm/checkpoint.sh
+
 .PHONY: test-all
-test-all: test crash critest soak test-vm ## everything there is (root)
+test-all: test crash critest soak test-vm test-checkpoint ## everything there is (root)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each (10s)

@@ -25,6 +25,8 @@ type memPods struct {
 	pods       map[string]*pod.PodStatus
 	containers map[string]*pod.ContainerStatus
 	subs       []chan pod.Event
+
+	checkpoints []string // as they were asked for
 }
 
 func newMemPods() *memPods {

@@ -41,6 +41,8 @@ type Pods interface {
 	PodStats(ctx context.Context, v pod.View, id string) (*pod.PodStats, error)
 	PodStatsList(ctx context.Context, v pod.View, f pod.PodFilter) []*pod.PodStats
 	Metrics(ctx context.Context, v pod.View) []pod.PodMetrics
+	CheckpointContainer(ctx context.Context, v pod.View, id, location string, timeout time.Duration) error
+	CheckpointPod(ctx context.Context, v pod.View, id, dir string, ids []string, options map[string]string) error
 	// Subscribe gives all events from now on, whatever the view.
 	Subscribe(ctx context.Context) <-chan pod.Event
 }

@@ -36,6 +36,8 @@ type config struct {
 	Tracing tracingConfig `toml:"tracing" comment:"Traces for OpenTelemetry."`
 	Debug   debugConfig   `toml:"debug" comment:"What whoever looks for a defect reads."`
 
+	Checkpoint checkpointConfig `toml:"checkpoint" comment:"Checkpoints of containers and pods."`
+
 	NRI      nriConfig                `toml:"nri" comment:"Plugins of the Node Resource Interface."`
 	CDI      cdiConfig                `toml:"cdi" comment:"Devices of the Container Device Interface."`
 	Handlers map[string]handlerConfig `toml:"handlers" comment:"Runtime handlers: a RuntimeClass of Kubernetes names one. Each [handlers.NAME]\nis one more; this one is always there."`
@@ -89,6 +91,19 @@ type debugConfig struct {
 	Socket bool `toml:"socket,commented" comment:"Answer GET /debug/pprof/ and GET /metrics on debug.sock in the state directory,\nto root only."`
 }
 
+type checkpointConfig struct {
+	Enabled bool   `toml:"enabled,commented" comment:"Let clients, the kubelet among them, write running containers to files by CRIU.\nSuch a file holds the container's memory, with every secret in it."`
+	CRIU    string `toml:"criu,commented" comment:"The program, on PATH or by its path; 3.17 or newer."`
+}
+
+// program is that of CRIU, or empty where checkpoints are off.
+func (c *checkpointConfig) program() string {
+	if !c.Enabled {
+		return ""
+	}
+	return c.CRIU
+}
+
 type cdiConfig struct {
 	Dirs []string `toml:"dirs,commented" comment:"Directories of specifications, the most important last. They are read for each\ncontainer that asks for such a device, and trusted: hooks in them run as root."`
 }
@@ -104,6 +119,8 @@ func defaultConfig() config {
 		Image:  imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Proxies: map[string]string{}, Pinned: []string{}, TarSplit: true, ParallelLayers: 4, ParallelRanges: 4, RangeMiB: 16, RangesFromMiB: 64},
 		Stream: defaultStreams(),
 		Debug:  debugConfig{Socket: true},
+
+		Checkpoint: checkpointConfig{CRIU: "criu"},
 
 		NRI:            defaultNRI(),
 		CDI:            cdiConfig{Dirs: []string{"/etc/cdi", "/var/run/cdi"}},
@@ -176,6 +193,9 @@ func (c *config) validate() error {
 		if n[0] < 1 || n[0] > n[1] {
 			return bad("image."+key, "%d is not between 1 and %d", n[0], n[1])
 		}
+	}
+	if p := c.Checkpoint.CRIU; p == "" || strings.Contains(p, "/") && !filepath.IsAbs(p) {
+		return bad("checkpoint.criu", "%q is neither a name nor an absolute path", p)
 	}
 	if dir := c.Image.VerifiersDir; dir != "" && !filepath.IsAbs(dir) {
 		return bad("image.verifiers_dir", "%q is not an absolute path", dir)

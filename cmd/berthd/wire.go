@@ -107,6 +107,8 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		AppArmor: defaultAppArmor(ctx),
 		Hooks:    hooks.forPods(),
 
+		Checkpoint: pod.CheckpointConfig{CRIU: cfg.Checkpoint.program(), Diffs: images},
+
 		Observe: observeSteps(counts, spans),
 		Exited:  counts.Exited,
 		Righted: counts.Righted,

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/berth-runtime/berth/runtime/steps"
 	"github.com/berth-runtime/berth/runtime/sys/cgroup"
 	"github.com/berth-runtime/berth/runtime/sys/mount"
 )
@@ -169,7 +170,9 @@ func StepNames() []string {
 	c := &container{pod: p}
 	var out []string
 	for _, plan := range []interface{ Names() []string }{t.runPlan(p), t.stopPlan(p), t.removePlan(p),
-		t.createPlan(c), t.startPlan(c), t.removeContainerPlan(c)} {
+		t.createPlan(c), t.startPlan(c), t.removeContainerPlan(c),
+		t.checkpointPlan("container.checkpoint", "", nil, steps.Step{Name: "publish"}),
+		t.checkpointPlan("pod.checkpoint", "", nil, steps.Step{Name: "publish"})} {
 		out = append(out, plan.Names()...)
 	}
 	return out

@@ -70,6 +70,9 @@ type containerRecord struct {
 	OOMBefore uint64 `json:"oom_before,omitempty"`
 	// Trouble is why the last verb that should end the container could not.
 	Trouble *Trouble `json:"trouble,omitempty"`
+	// Checkpoint are the files and directories that a checkpoint under way
+	// makes, which freezes the container; none: there is none.
+	Checkpoint []string `json:"checkpoint,omitempty"`
 }
 
 // latest keeps the times of a container in order where the clock was set back.

@@ -35,6 +35,7 @@ func (t *Table) Recover(ctx context.Context) error {
 		}
 	}
 	t.publish()
+	t.recoverCheckpoints(ctx)
 	t.recoverContainers(ctx)
 	t.recoverPods(ctx)
 	if err := t.sweep(ctx); err != nil {

@@ -40,9 +40,10 @@ type Config struct {
 	Network       network.Network
 	// Handlers are the runtime handlers by name. The empty name is the default
 	// one's; without an entry it is the built-in one.
-	Handlers map[string]spec.Handler
-	CDI      cdi.Dirs // where the devices of CDI are specified
-	AppArmor string   // profile of containers that ask for no other; empty: none
+	Handlers   map[string]spec.Handler
+	CDI        cdi.Dirs // where the devices of CDI are specified
+	AppArmor   string   // profile of containers that ask for no other; empty: none
+	Checkpoint CheckpointConfig
 	// Hooks, if set, are asked and told of the turns of pods' lives.
 	Hooks Hooks
 	// Observe, if set, is told of every step of every verb.
@@ -70,6 +71,9 @@ type Table struct {
 	backgroundDone context.CancelFunc
 	backgroundCtx  context.Context
 	repairs        *time.Timer // fires while there is something to look at
+
+	criuMu    sync.Mutex
+	criuWorks string // guarded by criuMu; the program that has said so
 
 	endMu     sync.Mutex // held to add to background, so that Close misses nothing
 	ended     bool       // guarded by endMu

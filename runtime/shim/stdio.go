@@ -54,7 +54,7 @@ func (c *container) makeStdio(p *libcontainer.Process) (theirs []*os.File, err e
 		// For reading only, or the container would keep its own stdin open
 		// and never read an end. Non-blocking while it is opened, as there
 		// is no writer yet.
-		f, err := openRaw(path, unix.O_RDONLY|unix.O_NONBLOCK)
+		f, err := openTheirs(path, unix.O_RDONLY|unix.O_NONBLOCK)
 		if err != nil {
 			return nil, err
 		}
@@ -77,7 +77,7 @@ func (c *container) makeStdio(p *libcontainer.Process) (theirs []*os.File, err e
 		}
 		// For reading too, so that the container's writes never meet a FIFO
 		// without a reader: it outlives the shim, and a SIGPIPE would end it.
-		f, err := openRaw(path, unix.O_RDWR)
+		f, err := openTheirs(path, unix.O_RDWR)
 		if err != nil {
 			return theirs, err
 		}
@@ -146,8 +146,14 @@ func (c *container) makeFIFO(path string) error {
 // openRaw opens without the runtime's poller making the descriptor
 // non-blocking: the container inherits the flag.
 func openRaw(path string, flags int) (*os.File, error) {
+	return openTheirs(path, flags|unix.O_NOFOLLOW)
+}
+
+// openTheirs is openRaw of what the container gets. O_NOFOLLOW would stay among
+// its flags, with which CRIU opens it again by a link, and fails.
+func openTheirs(path string, flags int) (*os.File, error) {
 	for {
-		fd, err := unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
