@@ -30,12 +30,12 @@ func (s *Service) Prepare(ctx context.Context, containerID, imageID string) erro
 		return kinded(err, "cannot prepare snapshot of container %s from image %s", containerID, imageID)
 	}
 	var row meta.Snapshot
-	err = verbSnapshot.step("rows", func() (err error) {
+	err = s.step(verbSnapshot, "rows", func() (err error) {
 		row, err = s.snapshotOf(ctx, containerID, imageID)
 		return err
 	})
 	if err == nil {
-		err = verbSnapshot.step("directories", func() error { return s.makeSnapshot(row) })
+		err = s.step(verbSnapshot, "directories", func() error { return s.makeSnapshot(row) })
 	}
 	if err != nil {
 		return kinded(err, "cannot prepare snapshot of container %s from image %s", containerID, imageID)
@@ -193,7 +193,7 @@ func (s *Service) Discard(_ context.Context, containerID string) error {
 	if _, err := s.snapshotRow(containerID); err != nil {
 		return nil
 	}
-	err := verbDiscard.step("directories", func() error { return removeTree(s.snapshotDir(containerID)) })
+	err := s.step(verbDiscard, "directories", func() error { return removeTree(s.snapshotDir(containerID)) })
 	if err == nil {
 		err = s.collect(verbDiscard, func(tx *meta.Tx, st *meta.State) {
 			tx.DeleteSnapshot(containerID)

@@ -63,7 +63,7 @@ func (s *Service) install(ctx context.Context, b bundle) (Image, error) {
 		return Image{}, err
 	}
 	if whole {
-		if err := verbPull.step("keep", func() error { return s.keepBlobs(ctx, b.layers) }); err != nil {
+		if err := s.step(verbPull, "keep", func() error { return s.keepBlobs(ctx, b.layers) }); err != nil {
 			return Image{}, err
 		}
 	}
@@ -80,7 +80,7 @@ func (s *Service) completeAll(ctx context.Context, disk *os.File, layers []sourc
 		return nil
 	}
 	// Before anything is synced, which would write to disk what is of no use any more.
-	err := verbPull.step("drop-parts", func() error {
+	err := s.step(verbPull, "drop-parts", func() error {
 		return errors.Join(s.dropParts(layers), s.blobs.AbandonBefore(time.Now().Add(-partAge)))
 	})
 	if err != nil {
@@ -94,7 +94,7 @@ func (s *Service) completeAll(ctx context.Context, disk *os.File, layers []sourc
 	if err = errors.Join(err, <-early); err != nil {
 		return err
 	}
-	return verbPull.step("sync", func() error { return s.sync(disk, holds) })
+	return s.step(verbPull, "sync", func() error { return s.sync(disk, holds) })
 }
 
 // sync makes durable what is in the store. If the kernel says on disk that
@@ -150,7 +150,7 @@ func (s *Service) settleAll(ctx context.Context, holds []hold) error {
 	var lowers []string // topmost first
 	for _, h := range holds {
 		if h.flight != nil {
-			if err := verbPull.step("settle", func() error { return s.settle(ctx, h.flight, lowers) }); err != nil {
+			if err := s.step(verbPull, "settle", func() error { return s.settle(ctx, h.flight, lowers) }); err != nil {
 				return err
 			}
 		}
@@ -176,7 +176,7 @@ func (s *Service) putBlobs(row *meta.Image, blobs [][]byte) (release func(), err
 	}
 	s.mu.Unlock()
 	release = func() { _ = s.releaseBlobs(held) }
-	err = verbPull.step("blobs", func() error {
+	err = s.step(verbPull, "blobs", func() error {
 		for _, b := range blobs {
 			if err := s.blobs.Put(digest.FromBytes(b), b); err != nil {
 				return err
@@ -231,7 +231,7 @@ func (s *Service) commit(row meta.Image, config manifest.Config, b bundle, holds
 	}
 	images := s.healed(layers)
 	images[row.ID] = row
-	err := verbPull.step("commit", func() error {
+	err := s.step(verbPull, "commit", func() error {
 		return s.db.Update(func(tx *meta.Tx) error {
 			for _, l := range layers {
 				tx.PutLayer(l)

@@ -45,8 +45,11 @@ type flight struct {
 	key    string
 	seq    uint64
 	chain  digest.Digest // the stack on which it is completed, if it needs one
+	size   int64         // of the blob that it fetches
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the fields of the next group are set
+
+	progress progress
 
 	result unpack.Result
 	alone  bool
@@ -91,7 +94,7 @@ func (s *Service) acquire(ctx context.Context, src source) (hold, error) {
 	for {
 		var h hold
 		var own bool
-		_ = verbPull.step("claim", func() error {
+		_ = s.step(verbPull, "claim", func() error {
 			h, own = s.claim(key, src)
 			return nil
 		})
@@ -100,9 +103,12 @@ func (s *Service) acquire(ctx context.Context, src source) (hold, error) {
 			return h, nil
 		}
 		f := h.flight
+		stop := f.progress.listen(src.ofFlight(f.size))
 		select {
 		case <-f.done:
+			stop()
 		case <-ctx.Done():
+			stop()
 			return hold{}, errors.Join(ctx.Err(), s.release(h))
 		}
 		switch {
@@ -141,8 +147,9 @@ func (s *Service) claim(key string, src source) (h hold, own bool) {
 	// The flight outlives the install that started it if others wait for it.
 	ctx, cancel := context.WithCancel(context.Background())
 	s.nextSeq++
-	f := &flight{key: key, seq: s.nextSeq, chain: src.chain, cancel: cancel, done: make(chan struct{}), refs: 1}
+	f := &flight{key: key, seq: s.nextSeq, chain: src.chain, size: src.size, cancel: cancel, done: make(chan struct{}), refs: 1}
 	s.flights[key] = f
+	src.report = f.progress.tell
 	go func() {
 		defer close(f.done)
 		f.result, f.err = s.fly(ctx, f.seq, src)
@@ -211,7 +218,7 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 		}
 	}()
 	fsDir := filepath.Join(tmp, "fs")
-	if err := verbPull.step("directory", func() error { return os.MkdirAll(fsDir, 0o755) }); err != nil {
+	if err := s.step(verbPull, "directory", func() error { return os.MkdirAll(fsDir, 0o755) }); err != nil {
 		return r, err
 	}
 	// Past the umask: the directory may become the root that a container sees.
@@ -220,7 +227,7 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 	}
 	src.report(0, StatusDownloading)
 	var stream io.ReadCloser
-	err = verbPull.step("part", func() (err error) {
+	err = s.step(verbPull, "part", func() (err error) {
 		stream, err = s.download(ctx, src)
 		return err
 	})
@@ -232,7 +239,7 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 	if err != nil {
 		return r, err
 	}
-	err = verbPull.step("unpack", func() (err error) {
+	err = s.step(verbPull, "unpack", func() (err error) {
 		r, err = s.unpackInTurn(ctx, stream, fsDir, src, rec)
 		return err
 	})
@@ -250,7 +257,7 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 		}
 		r.Sums = nil
 	}
-	return r, verbPull.step("rename", func() error { return os.Rename(tmp, s.layerDir(seq)) })
+	return r, s.step(verbPull, "rename", func() error { return os.Rename(tmp, s.layerDir(seq)) })
 }
 
 // inventoryName is the file beside a layer's directory fs.

@@ -14,6 +14,9 @@ import (
 type Observer interface {
 	// Pulled tells that a pull has ended; equal pulls at a time are one.
 	Pulled(took time.Duration, err error)
+	// Stepped tells that a step of a verb has ended; see StepNames. What happens
+	// many times in a pull, as bytes come, is not told.
+	Stepped(verb, step string, took time.Duration, err error)
 	// Received tells that n more bytes of layers, or of blobs that are fetched
 	// again, came from a registry.
 	Received(n int)
@@ -27,10 +30,11 @@ type Observer interface {
 // unobserved is the Observer of a store that has none.
 type unobserved struct{}
 
-func (unobserved) Pulled(time.Duration, error) {}
-func (unobserved) Received(int)                {}
-func (unobserved) Collected(int, uint64)       {}
-func (unobserved) Repaired(int, int)           {}
+func (unobserved) Pulled(time.Duration, error)                  {}
+func (unobserved) Stepped(string, string, time.Duration, error) {}
+func (unobserved) Received(int)                                 {}
+func (unobserved) Collected(int, uint64)                        {}
+func (unobserved) Repaired(int, int)                            {}
 
 // received counts what is read from a registry.
 type received struct {
@@ -70,7 +74,7 @@ type RunningPull struct {
 	Step   PullStep
 	Asking string     // the program that is asked, at PullVerify
 	Moved  time.Time  // when the step began, or a layer last told something
-	Layers []Progress // what each layer last told, by digest; a layer that another pull brings tells nothing here until it is there
+	Layers []Progress // what each layer last told, by digest; one that another pull brings too
 }
 
 // Pulls lists the pulls under way, the oldest first.

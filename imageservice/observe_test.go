@@ -25,6 +25,9 @@ type tally struct {
 	layers         int
 	freed          uint64
 	repaired, kept int // layers, blobs
+
+	steps   map[string]int
+	stepErr error // the first
 }
 
 func (c *tally) Pulled(_ time.Duration, err error) {
@@ -35,6 +38,18 @@ func (c *tally) Pulled(_ time.Duration, err error) {
 		return
 	}
 	c.pulled = append(c.pulled, errkind.Of(err))
+}
+
+func (c *tally) Stepped(verb, step string, took time.Duration, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.steps == nil {
+		c.steps = map[string]int{}
+	}
+	c.steps[verb+"/"+step]++
+	if took < 0 || err != nil && c.stepErr == nil {
+		c.stepErr = err
+	}
 }
 
 func (c *tally) Received(n int) {
@@ -118,6 +133,14 @@ func TestPullsAreObserved(t *testing.T) {
 	}
 	if _, err := s.Pull(context.Background(), PullRequest{Ref: host + "/x:v2"}); err == nil {
 		t.Error("an image that is not there was pulled")
+	}
+	for step, want := range map[string]int{"resolve": 2, "claim": 2, "unpack": 2, "rename": 2, "drop-parts": 1, "sync": 1, "commit": 1, "receive": 0} {
+		if got := seen.steps["image-pull/"+step]; got != want {
+			t.Errorf("told %d times of the step %s, want %d", got, step, want)
+		}
+	}
+	if !errkind.Is(seen.stepErr, errkind.NotFound) {
+		t.Errorf("of the step that failed was told %v", seen.stepErr)
 	}
 	if seen.whole != 1 || !reflect.DeepEqual(seen.pulled, []errkind.Kind{errkind.NotFound}) {
 		t.Errorf("told of %+v, want a pull that failed", seen)

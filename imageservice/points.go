@@ -1,6 +1,10 @@
 package imageservice
 
-import "github.com/berth-runtime/berth/runtime/sys/fail"
+import (
+	"time"
+
+	"github.com/berth-runtime/berth/runtime/sys/fail"
+)
 
 // verb is a change of the store. The crash test kills the daemon before and
 // after each of its steps.
@@ -23,6 +27,14 @@ func (v verb) step(name string, do func() error) error {
 	}
 	fail.Hit(string(v) + "/" + name + "/after")
 	return nil
+}
+
+// step does one step of a verb and tells the observer of it.
+func (s *Service) step(v verb, name string, do func() error) error {
+	begin := time.Now()
+	err := v.step(name, do)
+	s.cfg.Observer.Stepped(string(v), name, time.Since(begin), err)
+	return err
 }
 
 // StepNames lists the failpoints of every verb, for the crash test. A step

@@ -153,7 +153,7 @@ func (s *Service) pull(ctx context.Context, ref refs.Ref, auth *registry.Auth, p
 	var b bundle
 	var m *v1.Manifest
 	var top digest.Digest
-	err = verbPull.step("resolve", func() (err error) {
+	err = s.step(verbPull, "resolve", func() (err error) {
 		m, top, err = findManifest(ctx, ref, &b, repo.Manifest)
 		return err
 	})

@@ -76,7 +76,7 @@ func (s *Service) reconcile(ctx context.Context) error {
 	}
 	for _, path := range found.rubbish {
 		log.V(2).Info("Removing what a crash has left in the image store", "path", path)
-		if err := verbOpen.step("rubbish", func() error { return removeTree(path) }); err != nil {
+		if err := s.step(verbOpen, "rubbish", func() error { return removeTree(path) }); err != nil {
 			return err
 		}
 	}

@@ -108,7 +108,7 @@ func (s *Service) collect(v verb, do func(*meta.Tx, *meta.State)) error {
 	dead, err := s.collectRows(v, do)
 	var errs []error
 	for _, seq := range dead {
-		errs = append(errs, v.step("layers", func() error { return removeTree(s.layerDir(seq)) }))
+		errs = append(errs, s.step(v, "layers", func() error { return removeTree(s.layerDir(seq)) }))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,7 +125,7 @@ func (s *Service) collectRows(v verb, do func(*meta.Tx, *meta.State)) (dead []ui
 		return nil, nil
 	}
 	next := cloneState(s.state)
-	err = v.step("rows", func() error {
+	err = s.step(v, "rows", func() error {
 		return s.db.Update(func(tx *meta.Tx) error {
 			if do != nil {
 				do(tx, &next)
@@ -157,7 +157,7 @@ func (s *Service) collectRows(v verb, do func(*meta.Tx, *meta.State)) (dead []ui
 	}
 	s.state = next
 	s.publish()
-	err = v.step("blobs", func() error {
+	err = s.step(v, "blobs", func() error {
 		freed, err := s.dropBlobs(blobs)
 		bytes += freed
 		return err

@@ -79,7 +79,7 @@ func New(version string) *Metrics {
 		calls:     counters("berth_rpcs_total", "Calls that have ended, by service, method and gRPC code.", "service", "method", "code"),
 		callTimes: times("berth_rpc_duration_seconds", "Time that calls took; of those that stream, until the stream's end.", "service", "method"),
 
-		stepTimes:  times("berth_step_duration_seconds", "Time that the steps of the verbs of pods and containers took.", "verb", "step"),
+		stepTimes:  times("berth_step_duration_seconds", "Time that the steps of the verbs of pods, containers and the image store took.", "verb", "step"),
 		stepErrors: counters("berth_step_errors_total", "Steps that failed and were undone, by kind of error.", "verb", "step", "kind"),
 
 		exits:   counters("berth_container_exits_total", "Containers that have ended; OOMKilled are those that the kernel's OOM killer ended.", "reason"),
@@ -155,7 +155,7 @@ func (m *Metrics) Called(method string, code codes.Code, took time.Duration) {
 	m.callTimes.WithLabelValues(service, method).Observe(took.Seconds())
 }
 
-// Stepped takes a step of a verb of the pods.
+// Stepped takes a step of a verb of the pods or of the image store.
 func (m *Metrics) Stepped(verb, step string, took time.Duration, err error) {
 	m.stepTimes.WithLabelValues(verb, step).Observe(took.Seconds())
 	if err != nil {
