@@ -136,7 +136,7 @@ func (s *Service) trustedRow(ctx context.Context, containerID, target string) (r
 // it makes if need be. If it is mounted there already, that is success. If a
 // layer below it is damaged, it is DataLoss, and a new container is needed.
 // With in, the image's files have owners of that user namespace.
-func (s *Service) Mount(ctx context.Context, containerID, target string, in *idmap.Pinned) error {
+func (s *Service) Mount(ctx context.Context, containerID, target string, in *idmap.Pinned, label string) error {
 	defer s.snapshotLocks.Lock(containerID)()
 	row, mounted, err := s.trustedRow(ctx, containerID, target)
 	dirs := snapshot.At(s.snapshotDir(containerID))
@@ -144,7 +144,7 @@ func (s *Service) Mount(ctx context.Context, containerID, target string, in *idm
 		err = dirs.Create(s.rootOf(row), in)
 	}
 	if err == nil {
-		err = snapshot.Mount(dirs, s.lowers(row), target, in)
+		err = snapshot.Mount(dirs, s.lowers(row), target, in, label)
 	}
 	if err != nil {
 		return kinded(err, "cannot mount root of container %s", containerID)
@@ -153,8 +153,8 @@ func (s *Service) Mount(ctx context.Context, containerID, target string, in *idm
 }
 
 // MountReadOnly mounts only the image below the container's writable layer,
-// as an image volume wants it, with in like Mount.
-func (s *Service) MountReadOnly(ctx context.Context, containerID, target string, in *idmap.Pinned) error {
+// as an image volume wants it, with in and label like Mount.
+func (s *Service) MountReadOnly(ctx context.Context, containerID, target string, in *idmap.Pinned, label string) error {
 	defer s.snapshotLocks.Lock(containerID)()
 	row, _, err := s.trustedRow(ctx, containerID, target)
 	if err == nil {
@@ -165,7 +165,7 @@ func (s *Service) MountReadOnly(ctx context.Context, containerID, target string,
 			// wants two directories.
 			lowers = append(lowers, s.emptyDir())
 		}
-		err = snapshot.MountReadOnly(lowers, target, in)
+		err = snapshot.MountReadOnly(lowers, target, in, label)
 	}
 	if err != nil {
 		return kinded(err, "cannot mount image of snapshot %s", containerID)

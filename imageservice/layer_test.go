@@ -235,7 +235,7 @@ func TestWritableLayer(t *testing.T) {
 	}
 	// The mount comes and goes; what was written stays.
 	for range 2 {
-		if err := s.Mount(ctx, id, root, nil); err != nil {
+		if err := s.Mount(ctx, id, root, nil, ""); err != nil {
 			t.Fatal(err)
 		}
 		if got := read(t, root+"/f"); got != "container" {
@@ -247,7 +247,7 @@ func TestWritableLayer(t *testing.T) {
 			}
 		}
 	}
-	if err := s.MountReadOnly(ctx, id, root, nil); err != nil {
+	if err := s.MountReadOnly(ctx, id, root, nil, ""); err != nil {
 		t.Fatal(err)
 	}
 	if got := read(t, root+"/f"); got != "image" {
@@ -262,7 +262,7 @@ func TestWritableLayer(t *testing.T) {
 	if err := s.Discard(ctx, id); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Mount(ctx, id, root, nil); !errkind.Is(err, errkind.NotFound) {
+	if err := s.Mount(ctx, id, root, nil, ""); !errkind.Is(err, errkind.NotFound) {
 		t.Errorf("mounting what was discarded gives %v", err)
 	}
 	if err := s.Prepare(ctx, "other", "sha256:abcdef"); !errkind.Is(err, errkind.NotFound) {

@@ -215,7 +215,7 @@ func mountImage(t *testing.T, s *Service, container, image string) string {
 		t.Fatal(err)
 	}
 	target := filepath.Join(t.TempDir(), "root")
-	if err := s.Mount(ctx, container, target, nil); err != nil {
+	if err := s.Mount(ctx, container, target, nil, ""); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Unmount(ctx, target) })

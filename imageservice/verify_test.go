@@ -132,7 +132,7 @@ func TestFlippedByteIsFoundAndRepaired(t *testing.T) {
 	if err := s.Unmount(ctx, running); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Mount(ctx, "running", running, nil); !errkind.Is(err, errkind.DataLoss) || !strings.Contains(err.Error(), "etc/passwd") {
+	if err := s.Mount(ctx, "running", running, nil, ""); !errkind.Is(err, errkind.DataLoss) || !strings.Contains(err.Error(), "etc/passwd") {
 		t.Errorf("mounting the damaged layer gives %v", err)
 	}
 	if err := s.Discard(ctx, "running"); err != nil {

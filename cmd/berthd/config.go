@@ -38,6 +38,7 @@ type config struct {
 
 	Checkpoint checkpointConfig `toml:"checkpoint" comment:"Checkpoints of containers and pods."`
 
+	SELinux  selinuxConfig            `toml:"selinux" comment:"Labels of SELinux."`
 	NRI      nriConfig                `toml:"nri" comment:"Plugins of the Node Resource Interface."`
 	CDI      cdiConfig                `toml:"cdi" comment:"Devices of the Container Device Interface."`
 	Handlers map[string]handlerConfig `toml:"handlers" comment:"Runtime handlers: a RuntimeClass of Kubernetes names one. Each [handlers.NAME]\nis one more; this one is always there."`

@@ -55,6 +55,10 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		return nil, err
 	}
 	imageRoot := filepath.Join(cfg.Root, "images")
+	labels, err := buildLabels(cfg.SELinux)
+	if err != nil {
+		return nil, err
+	}
 	images, err := imageservice.Open(ctx, imageservice.Config{
 		Root:            imageRoot,
 		DefaultRegistry: cfg.Image.DefaultRegistry,
@@ -105,6 +109,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		Handlers: cfg.handlers(),
 		CDI:      cfg.CDI.Dirs,
 		AppArmor: defaultAppArmor(ctx),
+		SELinux:  labels,
 		Hooks:    hooks.forPods(),
 
 		Checkpoint: pod.CheckpointConfig{CRIU: cfg.Checkpoint.program(), Diffs: images},

@@ -160,7 +160,7 @@ func ProbeMapped(dir string) error {
 		if err := At(tmp).Create(lowers[0], &in); err != nil {
 			return err
 		}
-		if err := Mount(At(tmp), lowers, target, &in); err != nil {
+		if err := Mount(At(tmp), lowers, target, &in, ""); err != nil {
 			return err
 		}
 		return mount.Unmount(target)

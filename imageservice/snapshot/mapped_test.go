@@ -66,7 +66,7 @@ func mountMappedOneWay(t *testing.T, do func([]option, []*os.File, string) error
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := do(options(d), trees, target); err != nil {
+	if err := do(options(d, ""), trees, target); err != nil {
 		t.Fatal(err)
 	}
 	for i := range lowers {
@@ -107,7 +107,7 @@ func TestReadOnlyMapped(t *testing.T) {
 		target := filepath.Join(root, "m")
 		inUserNamespace(t, func(in *idmap.Pinned) {
 			for range 2 {
-				if err := MountReadOnly(lowers, target, in); err != nil {
+				if err := MountReadOnly(lowers, target, in, ""); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -136,7 +136,7 @@ func TestProbeMapped(t *testing.T) {
 	if err := d.Create(lowers[0], nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := Mount(d, lowers, target, nil); err != nil {
+	if err := Mount(d, lowers, target, nil, ""); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = Unmount(target) })

@@ -40,7 +40,10 @@ func joined(opts []option, lowers []string) string {
 	b.WriteString("lowerdir=" + strings.Join(lowers, ":"))
 	for _, o := range opts {
 		b.WriteString("," + o.key)
-		if o.value != "" {
+		switch {
+		case strings.Contains(o.value, ","): // of a label; layer paths have none
+			b.WriteString("=\"" + o.value + "\"")
+		case o.value != "":
 			b.WriteString("=" + o.value)
 		}
 	}

@@ -58,8 +58,9 @@ func (d Dirs) Create(like string, in *idmap.Pinned) error {
 // the layer directories, topmost first, at least one. With in, their owners
 // are those that the user namespace has on the host; what is written keeps the
 // owners that the writer has there, so the upper directory needs no mapping. A
-// target where an overlay is mounted already is left as it is.
-func Mount(d Dirs, lowers []string, target string, in *idmap.Pinned) error {
+// target where an overlay is mounted already is left as it is. With label, all
+// files have it as theirs of SELinux, whatever is on the disk.
+func Mount(d Dirs, lowers []string, target string, in *idmap.Pinned, label string) error {
 	if err := os.MkdirAll(target, 0o700); err != nil {
 		return err
 	}
@@ -74,13 +75,14 @@ func Mount(d Dirs, lowers []string, target string, in *idmap.Pinned) error {
 		return err
 	}
 	if in != nil {
-		return overlayMapped(options(d), lowers, target, in)
+		return overlayMapped(options(d, label), lowers, target, in)
 	}
-	return overlay(options(d), lowers, target)
+	return overlay(options(d, label), lowers, target)
 }
 
-// MountReadOnly mounts the lower directories alone.
-func MountReadOnly(lowers []string, target string, in *idmap.Pinned) error {
+// MountReadOnly mounts the lower directories alone, with in and label like
+// Mount. A label needs an overlay, and that two directories.
+func MountReadOnly(lowers []string, target string, in *idmap.Pinned, label string) error {
 	if err := os.MkdirAll(target, 0o700); err != nil {
 		return err
 	}
@@ -88,7 +90,7 @@ func MountReadOnly(lowers []string, target string, in *idmap.Pinned) error {
 	if err != nil || mounted {
 		return err
 	}
-	opts := []option{{"index", "off"}, {"redirect_dir", "off"}, {"metacopy", "off"}}
+	opts := append([]option{{"index", "off"}, {"redirect_dir", "off"}, {"metacopy", "off"}}, contextOf(label)...)
 	switch single := len(lowers) == 1; { // overlayfs wants two
 	case in != nil && single:
 		return bindMapped(lowers[0], target, in)
@@ -103,11 +105,20 @@ func MountReadOnly(lowers []string, target string, in *idmap.Pinned) error {
 // options are explicit where the kernel's configuration has a default:
 // redirect_dir and metacopy would put meaning into the upper directory that
 // only the same mount can read, index ties it to one set of layers.
-func options(d Dirs) []option {
-	return []option{
+func options(d Dirs, label string) []option {
+	return append([]option{
 		{"index", "off"}, {"redirect_dir", "off"}, {"metacopy", "off"}, {"volatile", ""},
 		{"upperdir", d.Upper}, {"workdir", d.Work},
+	}, contextOf(label)...)
+}
+
+// contextOf is the option that gives all files one label of SELinux; none for no
+// label, since a kernel without SELinux refuses it.
+func contextOf(label string) []option {
+	if label == "" {
+		return nil
 	}
+	return []option{{"context", label}}
 }
 
 // Mounted reports whether something is mounted at target.

@@ -44,7 +44,7 @@ func TestWaysToMount(t *testing.T) {
 			if err := os.Mkdir(target, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			if err := do(options(d), lowers, target); err != nil {
+			if err := do(options(d, ""), lowers, target); err != nil {
 				t.Errorf("%s, %d layers: %v", name, n, err)
 				continue
 			}
@@ -65,7 +65,7 @@ func TestReadOnlyIsIdempotent(t *testing.T) {
 		lowers, root := layers(t, n)
 		target := filepath.Join(root, "m")
 		for range 2 {
-			if err := MountReadOnly(lowers, target, nil); err != nil {
+			if err := MountReadOnly(lowers, target, nil, ""); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -149,4 +149,16 @@ func openFiles(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(fds)
+}
+
+// Of a label's categories the comma would end the option.
+func TestLabelsAreQuoted(t *testing.T) {
+	t.Parallel()
+	opts := append(options(Dirs{Upper: "/u", Work: "/w"}, "u:r:t:s0:c1,c2"), option{"last", ""})
+	if got := joined(opts, []string{"/a", "/b"}); !strings.HasSuffix(got, `,upperdir=/u,workdir=/w,context="u:r:t:s0:c1,c2",last`) {
+		t.Errorf("the options are %s", got)
+	}
+	if got := joined(options(Dirs{}, ""), nil); strings.Contains(got, "context") {
+		t.Errorf("without a label the options are %s", got)
+	}
 }

@@ -136,7 +136,7 @@ func (t *Table) createPlan(c *container) steps.Plan {
 		{Name: "record", Do: func(context.Context) error { return t.containerRows.Put(c.id, c.record()) }, Undo: func(context.Context) error { return t.containerRows.Delete(c.id) }},
 		{Name: "snapshot", Do: func(ctx context.Context) error { return t.cfg.Images.Prepare(ctx, c.id, c.record().Image.ID) }, Undo: func(ctx context.Context) error { return t.cfg.Images.Discard(ctx, c.id) }},
 		{Name: "bundle", Do: func(context.Context) error { return t.makeBundle(c) }, Undo: func(context.Context) error { return t.removeBundle(c) }},
-		{Name: "rootfs", Do: func(ctx context.Context) error { return t.cfg.Images.Mount(ctx, c.id, t.rootfs(c.id), t.userns(c.pod)) }, Undo: func(context.Context) error { return mount.Unmount(t.rootfs(c.id)) }},
+		{Name: "rootfs", Do: func(ctx context.Context) error { return t.mountRoot(ctx, c) }, Undo: func(context.Context) error { return mount.Unmount(t.rootfs(c.id)) }},
 		{Name: "images", Do: func(ctx context.Context) error { return t.mountImageVolumes(ctx, c) }, Undo: func(ctx context.Context) error { return t.undoImageVolumes(ctx, c) }},
 		{Name: "spec", Do: func(ctx context.Context) error { return t.writeSpec(ctx, c) }, Undo: func(context.Context) error { return os.RemoveAll(t.volumeDir(c.id)) }},
 		{Name: "hook", Do: func(ctx context.Context) error { return t.adjustSpec(ctx, c) }, Undo: func(ctx context.Context) error { t.tellContainer(ctx, TurnRemove, c); return nil }},

@@ -118,7 +118,11 @@ func (t *Table) mountImageVolume(ctx context.Context, c *container, n int, image
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return err
 	}
-	return t.cfg.Images.MountReadOnly(ctx, imageSnapshot(c.id, n), dir, t.userns(c.pod))
+	l, err := t.containerLabels(c)
+	if err != nil {
+		return err
+	}
+	return t.cfg.Images.MountReadOnly(ctx, imageSnapshot(c.id, n), dir, t.userns(c.pod), l.file.String())
 }
 
 // undoImageVolumes undoes mountImageVolumes.

@@ -17,7 +17,7 @@ import (
 	"github.com/berth-runtime/berth/runtime/sys/systest"
 )
 
-func (s *images) MountReadOnly(_ context.Context, id, target string, in *idmap.Pinned) error {
+func (s *images) MountReadOnly(_ context.Context, id, target string, in *idmap.Pinned, _ string) error {
 	if mounted, err := systest.Mounted(target); mounted || err != nil {
 		return err
 	}

@@ -45,7 +45,12 @@ func (t *Table) specInput(ctx context.Context, c *container) (*spec.Input, error
 			return nil, err
 		}
 	}
-	if err := checkSELinux(rec.Config.Security.SELinux); err != nil {
+	l, err := t.containerLabels(c)
+	if err != nil {
+		return nil, err
+	}
+	in.ProcessLabel, in.MountLabel = l.process, l.file.String()
+	if err := t.relabelMounts(c, l, in.Mounts); err != nil {
 		return nil, err
 	}
 	if in.AppArmor, err = t.appArmor(&rec.Config.Security); err != nil {

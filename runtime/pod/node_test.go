@@ -111,7 +111,7 @@ func (s *images) Prepare(_ context.Context, id, _ string) error {
 	return nil
 }
 
-func (s *images) Mount(_ context.Context, id, target string, in *idmap.Pinned) error {
+func (s *images) Mount(_ context.Context, id, target string, in *idmap.Pinned, _ string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.fail; err != nil {

@@ -36,6 +36,8 @@ type podRecord struct {
 	Phase     phase         `json:"phase"`
 	CreatedAt time.Time     `json:"created_at"`
 	Lease     network.Lease `json:"lease"`
+	// SELinuxLevel keeps the pod apart from others; empty where labels are off.
+	SELinuxLevel string `json:"selinux_level,omitempty"`
 	// Init is the pod's own first process where the PID namespace is shared.
 	Init pidfd.Process `json:"init"`
 	// Trouble is why the last verb that should end the pod could not.

@@ -135,7 +135,7 @@ func (t *Table) leasePod(ctx context.Context, p *Pod) error {
 	if _, err := t.handler(c.RuntimeHandler); err != nil {
 		return err
 	}
-	if err := checkSELinux(c.SELinux); err != nil {
+	if err := t.labelPod(p); err != nil {
 		return err
 	}
 	if err := c.Namespaces.CheckUserNamespace(); err != nil {
@@ -217,6 +217,13 @@ func (t *Table) makeFiles(p *Pod) error {
 	if err := t.giveToRoot(p, t.etcFiles(p)...); err != nil {
 		return err
 	}
+	l, err := t.podLabels(p)
+	if err != nil {
+		return err
+	}
+	if err := l.relabel(t.etcFiles(p)...); err != nil {
+		return err
+	}
 	if !hasIPC(&rec.Config) {
 		return nil // the host's /dev/shm serves
 	}
@@ -224,6 +231,9 @@ func (t *Table) makeFiles(p *Pod) error {
 		return err
 	}
 	if err := t.cfg.Volumes.MountShm(t.shmDir(p.id)); err != nil {
+		return err
+	}
+	if err := l.relabel(t.shmDir(p.id)); err != nil {
 		return err
 	}
 	return t.giveToRoot(p, t.shmDir(p.id))

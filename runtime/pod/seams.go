@@ -18,11 +18,13 @@ type Images interface {
 	// Prepare makes the writable layer of a container. Idempotent.
 	Prepare(ctx context.Context, containerID, imageID string) error
 	// Mount mounts the container's root file system at target. With in, the
-	// image's files belong to the users of that user namespace. Idempotent.
-	Mount(ctx context.Context, containerID, target string, in *idmap.Pinned) error
+	// image's files belong to the users of that user namespace; with label, all
+	// of them have it as theirs of SELinux. Idempotent.
+	Mount(ctx context.Context, containerID, target string, in *idmap.Pinned, label string) error
 	// MountReadOnly mounts at target only the image that the writable layer
-	// of containerID is on, for an image volume, with in like Mount. Idempotent.
-	MountReadOnly(ctx context.Context, containerID, target string, in *idmap.Pinned) error
+	// of containerID is on, for an image volume, with in and label like Mount.
+	// Idempotent.
+	MountReadOnly(ctx context.Context, containerID, target string, in *idmap.Pinned, label string) error
 	// Discard removes the writable layer; one that is absent is success.
 	Discard(ctx context.Context, containerID string) error
 	// SnapshotUsage is the usage of the writable layer.

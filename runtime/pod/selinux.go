@@ -1,24 +1,157 @@
 package pod
 
 import (
-	"os"
+	"context"
+	"path/filepath"
+	"sync"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/selinux"
 )
 
-// selinuxFile is there while the kernel's SELinux is on.
-const selinuxFile = "/sys/fs/selinux/enforce"
+// Labels gives pods and containers their labels of SELinux. Nil: they get none.
+type Labels struct {
+	policy *selinux.Policy
+	known  func(selinux.Label) error // asks the kernel
+	mu     sync.Mutex                // held while a level is picked and noted
+}
 
-// checkSELinux refuses a label on a host that has SELinux, where it would have
+// NewLabels gives labels by the host's policy, on a host that has SELinux on.
+func NewLabels(p *selinux.Policy) *Labels { return &Labels{policy: p, known: selinux.Known} }
+
+// labels are those of one container; both are empty where it gets none.
+type labels struct {
+	process string // empty for a privileged container too: what that is, the policy says
+	file    selinux.Label
+}
+
+func askedLabel(s *spec.SELinux) selinux.Label {
+	if s == nil {
+		return selinux.Label{}
+	}
+	return selinux.Label{User: s.User, Role: s.Role, Type: s.Type, Level: s.Level}
+}
+
+// labelPod checks the label that a pod asks for and notes its level: the one
+// asked for, or one that no other pod has.
+func (t *Table) labelPod(p *Pod) error {
+	l := t.cfg.SELinux
+	if l == nil {
+		return refuseLabel(p.config.SELinux)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	level := askedLabel(p.config.SELinux).Level
+	if level == "" {
+		taken := map[string]bool{}
+		for _, other := range t.snapshotPods() {
+			taken[other.record().SELinuxLevel] = true
+		}
+		var err error
+		if level, err = selinux.FreeLevel(taken); err != nil {
+			return err
+		}
+	}
+	if _, err := l.of(askedLabel(p.config.SELinux), level); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rec.SELinuxLevel = level
+	return nil
+}
+
+// of works out labels and asks the kernel whether it has them.
+func (l *Labels) of(asked selinux.Label, level string) (labels, error) {
+	process, file, err := l.policy.Labels(asked, level)
+	if err != nil {
+		return labels{}, err
+	}
+	for _, label := range []selinux.Label{process, file} {
+		if err := l.known(label); err != nil {
+			return labels{}, err
+		}
+	}
+	return labels{process.String(), file}, nil
+}
+
+// podLabels are those of what belongs to the pod and of containers that ask for
+// none.
+func (t *Table) podLabels(p *Pod) (labels, error) {
+	if t.cfg.SELinux == nil {
+		return labels{}, nil
+	}
+	return t.cfg.SELinux.of(askedLabel(p.config.SELinux), p.record().SELinuxLevel)
+}
+
+// containerLabels are those that a container asks for, or its pod's. Without a
+// level of its own it has its pod's, to share what the pod has.
+func (t *Table) containerLabels(c *container) (labels, error) {
+	asked := c.asked().Security.SELinux
+	if t.cfg.SELinux == nil {
+		return labels{}, refuseLabel(asked)
+	}
+	if asked == nil {
+		asked = c.pod.config.SELinux
+	}
+	out, err := t.cfg.SELinux.of(askedLabel(asked), c.pod.record().SELinuxLevel)
+	if c.asked().Security.Privileged {
+		out.process = ""
+	}
+	return out, err
+}
+
+// refuseLabel refuses a label on a host that has SELinux, where it would have
 // to be given and is not: to run without would be to say that it is confined
 // as asked. A host without SELinux has nothing that a label could change.
-func checkSELinux(asked *spec.SELinux) error {
-	if asked == nil {
+func refuseLabel(asked *spec.SELinux) error {
+	if asked == nil || !selinux.Enabled() {
 		return nil
 	}
-	if _, err := os.Stat(selinuxFile); err != nil {
+	return errkind.New(errkind.FailedPrecondition, "cannot give it the SELinux label %s: set selinux.enable in the configuration of berthd", askedLabel(asked))
+}
+
+// relabel gives files of ours, or of a client that asks for it, to those who
+// have the labels.
+func (l labels) relabel(paths ...string) error {
+	if l.file == (selinux.Label{}) {
 		return nil
 	}
-	return errkind.New(errkind.Unimplemented, "cannot give it the SELinux label %s:%s:%s:%s: labels are not supported yet; remove seLinuxOptions", asked.User, asked.Role, asked.Type, asked.Level)
+	for _, path := range paths {
+		if err := selinux.Relabel(path, l.file); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// relabelMounts relabels the volumes that the image declares, which are ours,
+// and the host paths for which the client asks it. What else is mounted keeps
+// its label, wherever in the container it appears (CVE-2021-43816).
+func (t *Table) relabelMounts(c *container, l labels, mounts []specs.Mount) error {
+	asked := map[string]bool{}
+	for _, m := range c.asked().Mounts {
+		asked[filepath.Clean(m.ContainerPath)] = m.SELinuxRelabel && m.Image == ""
+	}
+	for _, m := range mounts {
+		if filepath.Dir(m.Source) != t.volumeDir(c.id) && !asked[m.Destination] {
+			continue
+		}
+		if err := l.relabel(m.Source); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mountRoot mounts the container's root file system.
+func (t *Table) mountRoot(ctx context.Context, c *container) error {
+	l, err := t.containerLabels(c)
+	if err != nil {
+		return err
+	}
+	return t.cfg.Images.Mount(ctx, c.id, t.rootfs(c.id), t.userns(c.pod), l.file.String())
 }

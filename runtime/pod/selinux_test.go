@@ -15,7 +15,7 @@ func TestSELinuxLabels(t *testing.T) {
 	n := newNode(t, pod.GroupNode)
 	fine := func(err error) bool { return err == nil }
 	if _, err := os.Stat("/sys/fs/selinux/enforce"); err == nil {
-		fine = func(err error) bool { return errkind.Is(err, errkind.Unimplemented) }
+		fine = func(err error) bool { return errkind.Is(err, errkind.FailedPrecondition) }
 	}
 	label := &spec.SELinux{Level: "s0:c1,c2"}
 	p := podConfig("labelled")

@@ -43,6 +43,7 @@ type Config struct {
 	Handlers   map[string]spec.Handler
 	CDI        cdi.Dirs // where the devices of CDI are specified
 	AppArmor   string   // profile of containers that ask for no other; empty: none
+	SELinux    *Labels  // nil: containers get no labels
 	Checkpoint CheckpointConfig
 	// Hooks, if set, are asked and told of the turns of pods' lives.
 	Hooks Hooks

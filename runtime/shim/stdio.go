@@ -13,6 +13,7 @@ import (
 	"github.com/berth-runtime/berth/runtime/crilog"
 	"github.com/berth-runtime/berth/runtime/shimrpc"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/runtime/sys/selinux"
 )
 
 // openLog opens the container's log, so that it exists before anyone looks.
@@ -139,6 +140,11 @@ func (c *container) makeFIFO(path string) error {
 	}
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		return &os.PathError{Op: "mkfifo", Path: path, Err: err}
+	}
+	if label := c.lc.Config().MountLabel; label != "" {
+		if err := selinux.Set(path, label); err != nil {
+			return err
+		}
 	}
 	return os.Chown(path, c.UID, c.GID)
 }

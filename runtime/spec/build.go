@@ -42,6 +42,8 @@ type Input struct {
 	// AppArmor is the resolved profile, empty for none. It is ignored for a
 	// privileged container.
 	AppArmor string
+	// ProcessLabel and MountLabel are the labels of SELinux, empty for none.
+	ProcessLabel, MountLabel string
 	// CgroupV2 says that the host has the unified hierarchy only.
 	CgroupV2 bool
 	// NoSwapLimit says that the kernel cannot limit swap (cgroup.SwapLimit).
@@ -95,6 +97,7 @@ func linux(in Input) (*specs.Linux, error) {
 		CgroupsPath: in.CgroupPath,
 		Resources:   resources,
 		Devices:     deviceNodes(in),
+		MountLabel:  in.MountLabel,
 	}
 	if sec.Privileged {
 		return out, nil

@@ -47,6 +47,7 @@ func process(in Input) (*specs.Process, error) {
 		NoNewPrivileges: sec.NoNewPrivs,
 		OOMScoreAdj:     &adj,
 		Rlimits:         slices.Clone(in.Handler.Rlimits),
+		SelinuxLabel:    in.ProcessLabel,
 	}
 	if !sec.Privileged {
 		p.ApparmorProfile = in.AppArmor
