@@ -28,7 +28,7 @@
 //	Root/l/N/tar-split.json.gz  what its tar had beside the files; see package tarsplit
 //	Root/s/CONTAINER/fs     what a container has written
 //	Root/s/CONTAINER/work   overlayfs' own
-//	Root/ingest/            what was received of layers under way; dropped once they are all there
+//	Root/ingest/            what was received of layers under way; dropped when it is of no use, or cheap to get
 //	Root/spool/             archives being loaded, saved or pushed
 //	Root/empty/             stands for the layers of an image that has none
 //

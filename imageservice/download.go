@@ -11,6 +11,11 @@ import (
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
+// defaultYoungPart is how soon after it was begun a part is not on the disk yet:
+// the kernel writes back what is dirty for half a minute. What came in less is
+// fetched again in less.
+const defaultYoungPart = 30 * time.Second
+
 // partAge is how long the part of a download that nobody goes on with is kept.
 const partAge = 24 * time.Hour
 
@@ -93,16 +98,17 @@ func (d *download) Close() error { return errors.Join(d.rest.Close(), d.part.Clo
 func (s *Service) giveUp(src source, cause error) error {
 	switch errkind.Of(cause) {
 	case errkind.DataLoss, errkind.InvalidArgument, errkind.ResourceExhausted:
-		return s.dropParts([]source{src})
+		return s.dropParts([]source{src}, 0)
 	}
 	return nil
 }
 
-// dropParts drops the parts of layers.
-func (s *Service) dropParts(layers []source) error {
+// dropParts drops the parts of layers; unless younger is 0 only those that were
+// begun less than that ago.
+func (s *Service) dropParts(layers []source, younger time.Duration) error {
 	var errs []error
 	for _, src := range layers {
-		if src.remote {
+		if src.remote && (younger == 0 || s.blobs.Age(src.blob) < younger) {
 			errs = append(errs, s.blobs.Abandon(src.blob))
 		}
 	}

@@ -299,3 +299,43 @@ func sizeOf(path string) int64 {
 	}
 	return fi.Size()
 }
+
+// partsAt is an Observer that looks which parts there are after a step.
+type partsAt struct {
+	unobserved
+	root, step string
+	parts      []os.DirEntry
+}
+
+func (p *partsAt) Stepped(_, step string, _ time.Duration, _ error) {
+	if step == p.step {
+		p.parts, _ = os.ReadDir(filepath.Join(p.root, "ingest"))
+	}
+}
+
+// What came quickly is dropped before it would be written to disk; what came
+// long ago stays until the image is committed, for a kill in between. Of
+// neither anything is left.
+func TestOldPartsStayUntilTheCommit(t *testing.T) {
+	t.Parallel()
+	host := startRegistry(t)
+	push(t, host+"/x:v1", makeImage(t, noise(t, 5, 100<<10)))
+	for young, want := range map[time.Duration]int{time.Hour: 0, time.Nanosecond: 1} {
+		s := openStore(t)
+		s.youngPart = young
+		for _, step := range []string{"sync", "commit"} {
+			seen := &partsAt{root: s.cfg.Root, step: step}
+			s.cfg.Observer = seen
+			mustPull(t, s, host+"/x:v1")
+			if len(seen.parts) != want {
+				t.Errorf("parts younger than %v are dropped at once, and after the %s there are %d, want %d", young, step, len(seen.parts), want)
+			}
+			if left, err := os.ReadDir(filepath.Join(s.cfg.Root, "ingest")); err != nil || len(left) > 0 {
+				t.Errorf("after the pull %d parts are left (%v)", len(left), err)
+			}
+			if err := s.Remove(t.Context(), host+"/x:v1"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}

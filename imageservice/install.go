@@ -67,21 +67,34 @@ func (s *Service) install(ctx context.Context, b bundle) (Image, error) {
 			return Image{}, err
 		}
 	}
+	if !fresh(holds) {
+		return s.commit(row, config, b, holds)
+	}
 	if err := s.completeAll(ctx, disk, b.layers, holds); err != nil {
 		return Image{}, err
 	}
-	return s.commit(row, config, b, holds)
+	image, err := s.commit(row, config, b, holds)
+	if err != nil {
+		return Image{}, err
+	}
+	// What fails here is dropped with the parts that nobody asks for.
+	_ = s.step(verbPull, "drop-old-parts", func() error { return s.dropParts(b.layers, 0) })
+	return image, nil
+}
+
+// fresh reports whether some layer was not here before.
+func fresh(holds []hold) bool {
+	return slices.ContainsFunc(holds, func(h hold) bool { return h.flight != nil })
 }
 
 // completeAll completes the layers that are new and makes them durable. disk is
 // a descriptor of the store's directory from before they were begun or joined.
 func (s *Service) completeAll(ctx context.Context, disk *os.File, layers []source, holds []hold) error {
-	if !slices.ContainsFunc(holds, func(h hold) bool { return h.flight != nil }) {
-		return nil
-	}
-	// Before anything is synced, which would write to disk what is of no use any more.
+	// Before anything is synced, which would write to disk what is of no use any
+	// more. A part that was begun long ago is written already, costs nothing to
+	// keep, and took long to come: it stays until it cannot be needed.
 	err := s.step(verbPull, "drop-parts", func() error {
-		return errors.Join(s.dropParts(layers), s.blobs.AbandonBefore(time.Now().Add(-partAge)))
+		return errors.Join(s.dropParts(layers, s.youngPart), s.blobs.AbandonBefore(time.Now().Add(-partAge)))
 	})
 	if err != nil {
 		return err

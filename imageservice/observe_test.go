@@ -134,7 +134,7 @@ func TestPullsAreObserved(t *testing.T) {
 	if _, err := s.Pull(context.Background(), PullRequest{Ref: host + "/x:v2"}); err == nil {
 		t.Error("an image that is not there was pulled")
 	}
-	for step, want := range map[string]int{"resolve": 2, "claim": 2, "unpack": 2, "rename": 2, "drop-parts": 1, "sync": 1, "commit": 1, "receive": 0} {
+	for step, want := range map[string]int{"resolve": 2, "claim": 2, "unpack": 2, "rename": 2, "drop-parts": 1, "sync": 1, "commit": 1, "drop-old-parts": 1, "receive": 0} {
 		if got := seen.steps["image-pull/"+step]; got != want {
 			t.Errorf("told %d times of the step %s, want %d", got, step, want)
 		}

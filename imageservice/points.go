@@ -49,7 +49,7 @@ func StepNames() []string {
 		{verbOpen, []string{"rows", "rubbish"}},
 		{verbPull, []string{
 			"resolve", "blobs", "claim", "directory", "part", "receive", "unpack", "rename",
-			"settle", "keep", "drop-parts", "sync", "commit",
+			"settle", "keep", "drop-parts", "sync", "commit", "drop-old-parts",
 		}},
 		{verbRemove, []string{"rows", "blobs", "layers"}},
 		{verbSnapshot, []string{"rows", "directories"}},

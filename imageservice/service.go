@@ -36,7 +36,8 @@ type Service struct {
 	slots     chan struct{} // one for each layer that may be downloaded at a time
 	pinned    map[string]bool
 
-	ratioPad int64 // bytes; defaultRatioPad but in tests
+	ratioPad  int64         // bytes; defaultRatioPad but in tests
+	youngPart time.Duration // defaultYoungPart but in tests
 
 	view atomic.Pointer[view] // what readers see; replaced by publish
 
@@ -97,6 +98,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		dying:     map[uint64]bool{},
 		pulls:     map[string]*pull{},
 		ratioPad:  defaultRatioPad,
+		youngPart: defaultYoungPart,
 	}
 	for _, p := range cfg.Pinned {
 		ref, err := refs.Parse(p, cfg.DefaultRegistry)

@@ -6,10 +6,15 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -241,4 +246,82 @@ func (c *client) images() []*criv1.Image {
 		c.t.Fatal(err)
 	}
 	return r.Images
+}
+
+// TestPullsGoOnAfterAKill counts at the registry what a pull fetches again after
+// the daemon was killed in the one before: nothing of what was received, but for
+// the moment in which a part is dropped that is not on the disk yet (a layer
+// that came within half a minute) and the image is not committed.
+func TestPullsGoOnAfterAKill(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	l := newLab(t, lab.Options{})
+	setUp(t, l)
+	behind, err := url.Parse("http://" + l.Registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sent atomic.Int64
+	var blob string
+	proxy := httputil.NewSingleHostReverseProxy(behind)
+	proxy.ModifyResponse = func(r *http.Response) error {
+		if r.Request.Method == http.MethodGet && strings.HasSuffix(r.Request.URL.Path, blob) {
+			sent.Add(r.ContentLength)
+		}
+		return nil
+	}
+	front := httptest.NewServer(proxy)
+	t.Cleanup(front.Close)
+	base, err := testimage.Busybox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	base.Files = append(base.Files, testimage.File{Path: "/etc/motd", Data: "resumed"}) // no other image's layer
+	img, err := testimage.Image{Layers: []testimage.Layer{base}}.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := testimage.Push(t.Context(), l.Registry+"/resumed:1", img); err != nil {
+		t.Fatal(err)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum, err := layers[0].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, err := layers[0].Size()
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob = sum.String()
+	ref := strings.TrimPrefix(front.URL, "http://") + "/resumed:1"
+	c := &client{Lab: l, t: t, image: ref}
+	for _, p := range []struct {
+		at    string
+		again int64
+	}{
+		{"unpack/after", 0}, {"rename/after", 0}, {"drop-parts/before", 0}, {"drop-parts/after", size}, {"settle/before", size},
+		{"sync/after", size}, {"commit/before", size}, {"commit/after", 0}, {"drop-old-parts/before", 0},
+	} {
+		c.restart("image-pull/" + p.at)
+		if _, err := c.Pull(t.Context(), ref); err == nil || c.alive() {
+			t.Fatalf("the pull outlived its kill at %s (%v)", p.at, err)
+		}
+		sent.Store(0)
+		c.restart("")
+		if _, err := c.Pull(t.Context(), ref); err != nil {
+			t.Fatal(err)
+		}
+		if got := sent.Load(); got != p.again {
+			t.Errorf("after a kill at %s %d bytes were fetched again, want %d", p.at, got, p.again)
+		}
+		c.check("after the pull that went on from " + p.at)
+		if _, err := criv1.NewImageServiceClient(c.Conn()).RemoveImage(t.Context(), &criv1.RemoveImageRequest{Image: &criv1.ImageSpec{Image: ref}}); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -233,6 +233,17 @@ func (s *Store) Abandon(d digest.Digest) error {
 	return nil
 }
 
+// Age is how long ago the part of blob d was begun; 0 if there is none, or the
+// file system does not know.
+func (s *Store) Age(d digest.Digest) time.Duration {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, s.part(d), unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BTIME, &st)
+	if err != nil || st.Mask&unix.STATX_BTIME == 0 {
+		return 0
+	}
+	return max(0, time.Since(time.Unix(st.Btime.Sec, int64(st.Btime.Nsec))))
+}
+
 // AbandonBefore removes the parts that nobody writes and that were last
 // written before at.
 func (s *Store) AbandonBefore(at time.Time) error {
