@@ -358,7 +358,7 @@ func (t *Table) save(ctx context.Context, program string, s *saved) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(t.cfg.Checkpoint.Diffs.WriteDiff(ctx, s.c.id, f), f.Close())
+	return errors.Join(t.cfg.Checkpoint.Diffs.WriteDiff(ctx, s.c.id, untilDone{ctx, f}), f.Close())
 }
 
 func bindMounts(oci *specs.Spec) []checkpoint.BindMount {
@@ -384,10 +384,24 @@ func writeArchive(ctx context.Context, s *saved) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := checkpoint.Archive(ctx, f, s.dir); err != nil {
+	if err := checkpoint.Archive(ctx, untilDone{ctx, f}, s.dir); err != nil {
 		return err
 	}
 	return f.Sync()
+}
+
+// untilDone writes to w until ctx ends: in the middle of a file too, which may
+// be as large as a container's memory.
+type untilDone struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (u untilDone) Write(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.w.Write(p)
 }
 
 func removeFile(path string) error {

@@ -54,12 +54,17 @@ for image in pstree inventory core-1; do echo "$image" >"$images/$image.img"; do
 : >"$work/stats-dump"
 `
 
-// diffs are told by a text.
-type diffs struct{}
+// diffs are told by a text, which has no end if the file endless is there.
+type diffs struct{ endless string }
 
-func (diffs) WriteDiff(_ context.Context, id string, w io.Writer) error {
-	_, err := io.WriteString(w, "what "+id+" changed")
-	return err
+func (d diffs) WriteDiff(_ context.Context, id string, w io.Writer) error {
+	for {
+		_, err := io.WriteString(w, "what "+id+" changed")
+		if _, serr := os.Stat(d.endless); err != nil || serr != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // newCheckpointNode is a node with the stand-in, and the directory where that keeps its notes.
@@ -71,7 +76,9 @@ func newCheckpointNode(t *testing.T) (n *node, notes string) {
 		t.Fatal(err)
 	}
 	writeFile(t, filepath.Join(notes, "mode"), "works")
-	n.with(t, func(c *pod.Config) { c.Checkpoint = pod.CheckpointConfig{CRIU: program, Diffs: diffs{}} })
+	n.with(t, func(c *pod.Config) {
+		c.Checkpoint = pod.CheckpointConfig{CRIU: program, Diffs: diffs{filepath.Join(notes, "endless")}}
+	})
 	return n, notes
 }
 
@@ -347,6 +354,14 @@ func TestCheckpointThatFails(t *testing.T) {
 	}
 	n.goesOn(t, id, other)
 	writeFile(t, filepath.Join(notes, "mode"), "works")
+	writeFile(t, filepath.Join(notes, "endless"), "")
+	if err := n.CheckpointContainer(t.Context(), pod.ViewAll, id, location, time.Second); !errkind.Is(err, errkind.DeadlineExceeded) {
+		t.Errorf("a container that changed more than can be written in time: %v", err)
+	}
+	n.goesOn(t, id, other)
+	if err := os.Remove(filepath.Join(notes, "endless")); err != nil {
+		t.Fatal(err)
+	}
 	if err := n.save(t, id, filepath.Join(dir, "absent", "c.tar")); err == nil {
 		t.Error("an archive was written into a directory that is absent")
 	}
