@@ -130,8 +130,9 @@ func freeSubnets(seed []byte) ([]netip.Prefix, error) {
 	if err != nil {
 		return nil, err
 	}
-	for n := 0; n < 256; n++ {
-		four := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 128 + seed[0]/2, seed[1] + byte(n), 0}), 24)
+	for n := 0; n < 128; n++ {
+		// Not beside what is taken, which may be as large as a default bridge's.
+		four := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 128 + (seed[0]/2+byte(n))%128, seed[1], 0}), 24)
 		free := true
 		for _, a := range taken {
 			if ipnet, ok := a.(*net.IPNet); ok {
