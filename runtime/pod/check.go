@@ -142,6 +142,9 @@ func (t *Table) checkFiles(ctx context.Context) ([]Problem, error) {
 			}
 		}
 	}
+	for _, path := range t.strayCheckpoints() {
+		out = append(out, Problem{"file", path, "no checkpoint is under way that makes it"})
+	}
 	for _, path := range t.strayNamespaces() {
 		out = append(out, Problem{"namespace", path, "no record wants it"})
 	}

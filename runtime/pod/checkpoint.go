@@ -427,3 +427,21 @@ func (t *Table) recoverCheckpoints(ctx context.Context) {
 	}
 	logged(ctx, "Cannot remove checkpoints that nobody waits for", os.RemoveAll(filepath.Join(t.cfg.Root, "checkpoints")))
 }
+
+// strayCheckpoints lists the directories of checkpoints that are not under way.
+func (t *Table) strayCheckpoints() []string {
+	entries, err := os.ReadDir(filepath.Join(t.cfg.Root, "checkpoints"))
+	if err != nil {
+		return nil // there has been none yet
+	}
+	var out []string
+	for _, e := range entries {
+		t.mu.Lock()
+		c := t.containers[e.Name()]
+		t.mu.Unlock()
+		if c == nil || len(c.record().Checkpoint) == 0 {
+			out = append(out, t.checkpointDir(e.Name()))
+		}
+	}
+	return out
+}

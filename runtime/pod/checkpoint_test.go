@@ -425,6 +425,13 @@ func TestCheckpointIsUndoneAfterACrash(t *testing.T) {
 	if err := <-result; err == nil {
 		t.Fatal("a checkpoint that hangs succeeded")
 	}
+	stray := filepath.Join(n.cfg.Root, "checkpoints", id)
+	if err := os.MkdirAll(stray, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if problems, err := n.Check(t.Context()); err != nil || len(problems) != 1 || problems[0].Object != stray {
+		t.Errorf("of a directory that no checkpoint makes the check says %v, %v", problems, err)
+	}
 	n.Close()
 	writeFile(t, row, "%s", killed)
 	var record struct{ Checkpoint []string }
