@@ -47,8 +47,8 @@ func adjust(oci *specs.Spec, a *api.ContainerAdjustment, devices cdi.Dirs) error
 		}
 	}
 	for _, l := range a.GetRlimits() {
-		limits := slices.DeleteFunc(oci.Process.Rlimits, func(old specs.POSIXRlimit) bool { return old.Type == l.GetType() })
-		oci.Process.Rlimits = append(limits, specs.POSIXRlimit{Type: l.GetType(), Hard: l.GetHard(), Soft: l.GetSoft()})
+		oci.Process.Rlimits = slices.DeleteFunc(oci.Process.Rlimits, func(old specs.POSIXRlimit) bool { return old.Type == l.GetType() })
+		oci.Process.Rlimits = append(oci.Process.Rlimits, specs.POSIXRlimit{Type: l.GetType(), Hard: l.GetHard(), Soft: l.GetSoft()})
 	}
 	addHooks(oci, a.GetHooks())
 	adjustLinux(oci, a.GetLinux())
@@ -263,8 +263,8 @@ func adjustLimits(to *specs.LinuxResources, r *api.LinuxResources) {
 		to.Pids = &specs.LinuxPids{Limit: &limit}
 	}
 	for _, h := range r.GetHugepageLimits() {
-		rest := slices.DeleteFunc(to.HugepageLimits, func(old specs.LinuxHugepageLimit) bool { return old.Pagesize == h.GetPageSize() })
-		to.HugepageLimits = append(rest, specs.LinuxHugepageLimit{Pagesize: h.GetPageSize(), Limit: h.GetLimit()})
+		to.HugepageLimits = slices.DeleteFunc(to.HugepageLimits, func(old specs.LinuxHugepageLimit) bool { return old.Pagesize == h.GetPageSize() })
+		to.HugepageLimits = append(to.HugepageLimits, specs.LinuxHugepageLimit{Pagesize: h.GetPageSize(), Limit: h.GetLimit()})
 	}
 	to.Unified = merged(to.Unified, r.GetUnified())
 }
