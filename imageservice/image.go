@@ -35,6 +35,9 @@ type Config struct {
 
 	Verifiers verifier.Programs // asked at each pull
 	Observer  Observer          // nil for none
+	// Happened, if set, is told of pulls that begin and end and of images that
+	// are removed, each once and in order. It must not block, nor call the store.
+	Happened func(Event)
 
 	// SetGCPercent is debug.SetGCPercent for a process that has its memory
 	// counted: the store sets it lower while much is used that makes no garbage.

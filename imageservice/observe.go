@@ -56,6 +56,33 @@ func (s *Service) observed(body io.ReadCloser, err error) (io.ReadCloser, error)
 	return received{body, s.cfg.Observer}, nil
 }
 
+// Event is something that happened to an image.
+type Event struct {
+	Kind  EventKind
+	Ref   string // in full, or as it was asked for; empty where only the id is known
+	ID    string // of the image, where it is known
+	Layer string // digest, of EventLayer
+	Err   error  // of EventFailed
+}
+
+// EventKind is what happened.
+type EventKind string
+
+// The kinds of events.
+const (
+	EventPulling EventKind = "pulling" // a pull begins
+	EventLayer   EventKind = "layer"   // one of its layers is there
+	EventPulled  EventKind = "pulled"
+	EventFailed  EventKind = "failed" // the pull has
+	EventRemoved EventKind = "removed"
+)
+
+func (s *Service) happened(e Event) {
+	if s.cfg.Happened != nil {
+		s.cfg.Happened(e)
+	}
+}
+
 // PullStep is what a pull is at.
 type PullStep string
 

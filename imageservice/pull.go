@@ -31,6 +31,8 @@ type pull struct {
 	image  Image
 	err    error
 
+	happened func(layer string) // tells that a layer is there
+
 	waiters int // guarded by Service.mu
 
 	mu       sync.Mutex
@@ -90,10 +92,17 @@ func (s *Service) joinPull(ctx context.Context, key, ref string, do func(context
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p := &pull{ref: ref, began: time.Now(), cancel: cancel, done: make(chan struct{}), waiters: 1, layers: map[string]Progress{}}
 	s.pulls[key] = p
+	p.happened = func(layer string) { s.happened(Event{Kind: EventLayer, Ref: ref, Layer: layer}) }
 	go func() {
 		defer cancel()
 		defer close(p.done)
+		s.happened(Event{Kind: EventPulling, Ref: ref})
 		p.image, p.err = do(run, p)
+		if p.err != nil {
+			s.happened(Event{Kind: EventFailed, Ref: ref, Err: p.err})
+		} else {
+			s.happened(Event{Kind: EventPulled, Ref: ref, ID: p.image.ID})
+		}
 		s.cfg.Observer.Pulled(time.Since(p.began), p.err)
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -138,6 +147,9 @@ func (p *pull) report(pr Progress) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.layers[pr.Layer], p.moved = pr, time.Now()
+	if pr.Status == StatusDone || pr.Status == StatusExists {
+		p.happened(pr.Layer)
+	}
 	for _, f := range p.progress {
 		f(pr)
 	}

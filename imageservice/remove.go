@@ -28,6 +28,7 @@ func (s *Service) Remove(ctx context.Context, ref string) error {
 	if err != nil {
 		return kinded(err, "cannot remove image %s", ref)
 	}
+	s.happened(Event{Kind: EventRemoved, Ref: ref, ID: image.ID})
 	return nil
 }
 

@@ -54,6 +54,7 @@ type node struct {
 	loaded     []byte
 	notes      []string // of sessions
 	work       api.WorkResult
+	events     []api.Event
 }
 
 type fakePod struct {
@@ -564,6 +565,18 @@ func (n *node) Top(context.Context, *api.ContainerRequest) (*api.TopResult, erro
 		{Pid: 42, Parent: 7, CPU: time.Hour + time.Minute + time.Second, Command: "server --listen"},
 		{Pid: 43, Parent: 42, UID: 4000000001, Command: "evil\x1b[2Jtitle\a"},
 	}}, nil
+}
+
+func (n *node) Events(r *api.EventsRequest, s grpc.ServerStreamingServer[api.Event]) error {
+	for _, e := range n.events {
+		if e.At.Before(r.Since) {
+			continue
+		}
+		if err := s.Send(&e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (n *node) Work(context.Context, *api.Empty) (*api.WorkResult, error) { return &n.work, nil }

@@ -65,7 +65,7 @@ func newRoot(c *cli) *cobra.Command {
 	root.SetFlagErrorFunc(usageProblem)
 	root.AddCommand(
 		runVerb(c), startVerb(c), stopVerb(c), killVerb(c), rmVerb(c), waitVerb(c),
-		psVerb(c), podsVerb(c), logsVerb(c), execVerb(c), attachVerb(c), whyVerb(c), topVerb(c), statsVerb(c), inspectVerb(c),
+		psVerb(c), podsVerb(c), logsVerb(c), execVerb(c), attachVerb(c), whyVerb(c), topVerb(c), eventsVerb(c), statsVerb(c), inspectVerb(c),
 		imagesVerb(c), pullVerb(c), loadVerb(c), saveVerb(c), pushVerb(c), tagVerb(c), untagVerb(c), historyVerb(c), rmiVerb(c),
 		pruneVerb(c), registryVerb(c),
 		checkVerb(c), dfVerb(c), infoVerb(c), versionVerb(c), stepsVerb(c),

@@ -17,6 +17,7 @@ import (
 	"github.com/berth-runtime/berth/cri"
 	"github.com/berth-runtime/berth/cri/admin"
 	"github.com/berth-runtime/berth/cri/admin/api"
+	"github.com/berth-runtime/berth/cri/journal"
 	"github.com/berth-runtime/berth/cri/metrics"
 	"github.com/berth-runtime/berth/cri/stream"
 	"github.com/berth-runtime/berth/imageservice"
@@ -54,6 +55,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
+	happened := journal.New()
 	imageRoot := filepath.Join(cfg.Root, "images")
 	labels, err := buildLabels(cfg.SELinux)
 	if err != nil {
@@ -69,6 +71,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		NoTarSplit:      !cfg.Image.TarSplit,
 		Verifiers:       verifier.Programs{Dir: cfg.Image.VerifiersDir},
 		Observer:        counts,
+		Happened:        happened.Image,
 		BootID:          bootID,
 		SetGCPercent:    debug.SetGCPercent,
 
@@ -148,9 +151,12 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			ConfigJSON:        func() string { return statusConfig(cfg, driver) },
 		})
 	}
+	following, endJournal := context.WithCancel(context.WithoutCancel(ctx))
+	go happened.Follow(following, pods.Subscribe)
 	return &daemon{
 		// Pods first: what they do uses the others.
 		close: func() error {
+			endJournal()
 			pods.Close()
 			hooks.stop()
 			closeNetwork()
@@ -167,6 +173,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			Pods:   pods,
 			Images: images,
 			Steps:  stepNames(),
+			Events: happened.Read,
 
 			Checked: counts.Checked,
 			Info: func(ctx context.Context) api.Info {

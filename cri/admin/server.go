@@ -13,6 +13,7 @@ package admin
 import (
 	"context"
 	"io"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"google.golang.org/grpc"
@@ -66,6 +67,8 @@ type Config struct {
 	Images Images
 	Info   func(context.Context) api.Info
 	Steps  []string // names of the failpoints
+	// Events reads the journal; journal.Journal's Read.
+	Events func(ctx context.Context, since time.Time, follow bool, emit func(*api.Event) error) error
 	// Checked, if set, is told what a check has found.
 	Checked func([]api.Problem)
 }
@@ -92,6 +95,11 @@ func (s *Server) Info(ctx context.Context, _ *api.Empty) (*api.Info, error) {
 // Steps lists the failpoints.
 func (s *Server) Steps(context.Context, *api.Empty) (*api.StepsResult, error) {
 	return &api.StepsResult{Names: s.cfg.Steps}, nil
+}
+
+// Events sends what happened on the node.
+func (s *Server) Events(r *api.EventsRequest, out grpc.ServerStreamingServer[api.Event]) error {
+	return s.cfg.Events(out.Context(), r.Since, r.Follow, out.Send)
 }
 
 // Signal sends a signal to a container.

@@ -235,6 +235,9 @@ func start(t *testing.T) (*api.Client, *onePod, *oneImage) {
 	g := grpc.NewServer(cri.ServerOptions(nil, nil)...)
 	admin.New(admin.Config{
 		Pods: pods, Images: images, Steps: []string{"pod.run/lease/before"},
+		Events: func(_ context.Context, since time.Time, follow bool, emit func(*api.Event) error) error {
+			return emit(&api.Event{At: since, Type: api.EventPod, Action: fmt.Sprint(follow)})
+		},
 		Info: func(context.Context) api.Info {
 			return api.Info{Version: "1.2.3", Pids: api.Pids{Daemon: 4, Shims: []int{5}}}
 		},
@@ -282,6 +285,11 @@ func TestSimpleCallsRoundTrip(t *testing.T) {
 	}
 	if got, err := c.Top(ctx, "c"); err != nil || !reflect.DeepEqual(got, []api.Process{{Pid: 1, Parent: 2, UID: 3, CPU: 4, Command: "c"}}) {
 		t.Errorf("top: %+v, %v", got, err)
+	}
+	var events []api.Event
+	told := []api.Event{{At: time.Unix(3, 0).UTC(), Type: api.EventPod, Action: "true"}}
+	if err := c.Events(ctx, &api.EventsRequest{Since: time.Unix(3, 0).UTC(), Follow: true}, func(e *api.Event) error { events = append(events, *e); return nil }); err != nil || !reflect.DeepEqual(events, told) {
+		t.Errorf("events: %+v, %v", events, err)
 	}
 	i, err := c.InspectImage(ctx, "a")
 	if err != nil || i.ID != img.ID || len(i.Layers) != 1 || !i.Created.Equal(img.Created) || len(i.Config) == 0 ||

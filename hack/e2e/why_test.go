@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/berth-runtime/berth/hack/lab"
@@ -15,7 +17,12 @@ func TestWhy(t *testing.T) {
 	n.berth("run", "-d", "--name", "up", n.shell, "sleep", "1000")
 	want(t, n.berth("why", "up"), ": nothing waits")
 	want(t, n.berth("why", "default/up"), "pod up is ready: nothing waits")
-	want(t, n.berth("top", "up"), "sleep 1000")
+	n.eventually(func() error { // it runs before its program is executed
+		if out := n.berth("top", "up"); !strings.Contains(out, "sleep 1000") {
+			return fmt.Errorf("top: %s", out)
+		}
+		return nil
+	})
 	if code := exitCode(n, "run", "--name", "hog", "-m", "16m", n.shell, "tail", "/dev/zero"); code != 137 {
 		t.Errorf("the hog ended with %d", code)
 	}
@@ -36,4 +43,10 @@ func TestWhy(t *testing.T) {
 	}
 	want(t, n.berth("why", container[:12]), "it could not be started: ")
 	want(t, n.berth("why", n.shell), "is on this node: nothing waits")
+
+	happened := n.berth("events")
+	for _, text := range []string{"image pulling ", "image pulled ", "container started default/up/up ", "container oom default/hog/hog ", "container stopped default/three/three "} {
+		want(t, happened, text)
+	}
+	want(t, n.berth("events", "--filter", "container=three", "--filter", "event=stopped"), "code=3")
 }

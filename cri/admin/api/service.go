@@ -52,6 +52,9 @@ type Server interface {
 	// Check compares records and machine. It changes nothing but what it is
 	// asked to repair; what it cannot repair stays a problem and is no failure.
 	Check(context.Context, *CheckRequest) (*CheckResult, error)
+	// Events sends what happened on the node, of what is kept, and then what
+	// happens. A reader that is too slow is told that it missed some.
+	Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error
 	// Top lists the processes of a container; FailedPrecondition if it has none.
 	Top(context.Context, *ContainerRequest) (*TopResult, error)
 	// Work tells what is under way, and what could not be ended.
@@ -92,6 +95,7 @@ var serviceDesc = grpc.ServiceDesc{
 		down("Push", Server.Push),
 		down("Save", Server.Save),
 		down("Logs", Server.Logs),
+		down("Events", Server.Events),
 		up("Load", Server.Load),
 		both("Exec", Server.Exec),
 		both("Attach", Server.Attach),
