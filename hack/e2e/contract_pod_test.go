@@ -98,9 +98,9 @@ func TestPodFields(t *testing.T) {
 			s.RunAsUser, s.RunAsGroup = &criv1.Int64Value{}, &criv1.Int64Value{}
 			s.Seccomp = &criv1.SecurityProfile{ProfileType: criv1.SecurityProfile_Unconfined}
 		})
-		if err := n.finds(id, "grep -E '^(Name|Uid|Gid|CapBnd|NoNewPrivs|Seccomp):' /proc/1/status | awk '{print $2}'", "init\n65534\n65534\n0000000000000000\n1\n2"); err != nil {
-			t.Error(err)
-		}
+		n.eventually(func() error {
+			return n.finds(id, "grep -E '^(Name|Uid|Gid|CapBnd|NoNewPrivs|Seccomp):' /proc/1/status | awk '{print $2}'", "init\n65534\n65534\n0000000000000000\n1\n2")
+		})
 	})
 	t.Run("runtime_handler", func(t *testing.T) {
 		_, err := n.runtime().RunPodSandbox(t.Context(), &criv1.RunPodSandboxRequest{Config: n.podConfig("kata"), RuntimeHandler: "kata"})

@@ -3,11 +3,13 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
@@ -77,11 +79,34 @@ func (n *node) holds(pod string, config *criv1.ContainerConfig, sandbox *criv1.P
 	if _, err := rt.StartContainer(ctx, &criv1.StartContainerRequest{ContainerId: made.ContainerId}); err != nil {
 		return err
 	}
+	if err := n.begun(made.ContainerId); err != nil {
+		return err
+	}
 	if err := n.finds(made.ContainerId, c.script, c.want); err != nil {
 		return err
 	}
 	_, err = rt.RemoveContainer(ctx, &criv1.RemoveContainerRequest{ContainerId: made.ContainerId})
 	return err
+}
+
+// begun waits until the container's first process is the program that it runs:
+// a start is answered before the last step of the process that becomes it.
+func (n *node) begun(id string) error {
+	r, err := n.runtime().ContainerStatus(n.t.Context(), &criv1.ContainerStatusRequest{ContainerId: id, Verbose: true})
+	if err != nil {
+		return err
+	}
+	var info struct{ Pid int }
+	if err := json.Unmarshal([]byte(r.Info["info"]), &info); err != nil {
+		return err
+	}
+	return lab.Eventually(n.t.Context(), 30*time.Second, func() error {
+		program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", info.Pid))
+		if err == nil && strings.HasPrefix(program, "/memfd:") {
+			err = fmt.Errorf("process %d is still %s", info.Pid, program)
+		}
+		return err
+	})
 }
 
 // finds compares what script prints inside a container.
