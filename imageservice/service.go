@@ -47,6 +47,7 @@ type Service struct {
 
 	endWatch context.CancelFunc // ends what runs in the background; nil if Open failed
 	watch    sync.WaitGroup
+	verified chan struct{} // closed when verifySuspects, which is of watch, has ended
 
 	syncing sync.Mutex // over what makes layers durable, and what the kernel says of it
 
@@ -99,6 +100,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		pulls:     map[string]*pull{},
 		ratioPad:  defaultRatioPad,
 		youngPart: defaultYoungPart,
+		verified:  make(chan struct{}),
 	}
 	for _, p := range cfg.Pinned {
 		ref, err := refs.Parse(p, cfg.DefaultRegistry)
@@ -113,7 +115,10 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	}
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.endWatch = cancel
-	s.watch.Go(func() { s.verifySuspects(background) })
+	s.watch.Go(func() {
+		defer close(s.verified)
+		s.verifySuspects(background)
+	})
 	s.watch.Go(func() { s.walkLayers(background) })
 	return s, nil
 }

@@ -358,7 +358,7 @@ func TestAfterAPowerCutWhatCameLastIsVerified(t *testing.T) {
 	if got := read(t, mountImage(t, s, "c", newer.ID)+"/f"); got != "new" {
 		t.Errorf("the container reads %q", got)
 	}
-	s.watch.Wait()
+	<-s.verified
 	if n := len(s.layers(func(l meta.Layer) bool { return l.Suspect || l.Broken != "" })); n > 0 {
 		t.Errorf("%d layers are suspect or broken still", n)
 	}
@@ -395,7 +395,7 @@ func TestSuspectsSurviveARestart(t *testing.T) {
 	}
 	flip(t, place(s, image, 0, "f"))
 	s = openUnder(t, root, "1")
-	s.watch.Wait()
+	<-s.verified
 	if got := read(t, place(s, image, 0, "f")); got != "whole" {
 		t.Errorf("the layer says %q", got)
 	}
