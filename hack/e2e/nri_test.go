@@ -187,7 +187,7 @@ func TestNRI(t *testing.T) {
 	}
 	rt, ctx := n.runtime(), t.Context()
 	pod, id := n.run("plugged", lab.ContainerConfig("c", n.shell, "sleep", "600"))
-	if err := n.finds(id, "echo $OF_PLUGIN; cat /sys/fs/cgroup/"+ofVersion("cpu/cpu.shares", "cpu.weight"), ofVersion("yes\n300", "yes\n38")); err != nil {
+	if err := n.finds(id, "echo $OF_PLUGIN; cat /sys/fs/cgroup/"+ofVersion("cpu/cpu.shares", "cpu.weight"), ofVersion("yes\n300", "yes\n39")); err != nil {
 		t.Error(err)
 	}
 	p.want(t, "RunPodSandbox plugged", "CreateContainer c", "StartContainer c")

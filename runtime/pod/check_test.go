@@ -21,7 +21,7 @@ func TestCheckFindsWhatIsLeft(t *testing.T) {
 	n := newNode(t, pod.GroupNode)
 	_, id := n.up(t, "lives", "/bin/sleep", "600")
 	gone := strings.Repeat("ab", 32)
-	group := filepath.Join(n.cfg.CgroupParent, gone)
+	group := n.group(gone)
 	pinned := filepath.Join(n.cfg.NetnsDir, "berth-"+gone)
 	want := map[string]string{
 		filepath.Join(n.cfg.State, "pods", gone):               "file",

@@ -2,7 +2,6 @@ package pod_test
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -39,7 +38,7 @@ func TestLIMExecLeavesAWriter(t *testing.T) {
 		t.Errorf("exit %d with %d bytes, %v", res.Code, len(res.Stdout), err)
 	}
 	eventually(t, "the writer ends", func() bool {
-		pids, err := cgroup.Procs(filepath.Join(n.cfg.CgroupParent, id))
+		pids, err := cgroup.Procs(n.group(id))
 		return err == nil && len(pids) == 1
 	})
 }
