@@ -6,7 +6,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/berth-runtime/berth/imageservice/ahead"
 	"github.com/berth-runtime/berth/imageservice/content"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
@@ -78,9 +77,9 @@ func (d *download) Read(p []byte) (int, error) {
 			return n, err
 		}
 	}
-	// In pieces as large as they are wanted, not as they come: the page cache
-	// takes a third less for a part that is written so.
-	n, err := ahead.Fill(d.rest, p)
+	// As it comes, though larger pieces would cost the page cache a third less:
+	// what came before a registry stalled is not to be fetched again.
+	n, err := d.rest.Read(p)
 	if n > 0 && d.err == nil {
 		// The layer does not need the part. It ends at its first gap.
 		d.err = verbPull.step("receive", func() error {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"sync"
 
-	"github.com/berth-runtime/berth/imageservice/ahead"
 	"github.com/berth-runtime/berth/imageservice/content"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
@@ -32,7 +31,7 @@ func (r Ranges) orDefault() Ranges {
 	return r
 }
 
-// rangeBuffer is what one connection holds in memory, and writes at a time.
+// rangeBuffer is what one connection holds in memory.
 const rangeBuffer = 128 << 10
 
 // ranges is a download by several connections. Each brings ranges into the
@@ -182,7 +181,7 @@ func (d *ranges) answered(whole bool) {
 // receive brings a range into the part.
 func (d *ranges) receive(body io.Reader, want content.Extent, buf []byte) error {
 	for at := want.Begin; at < want.End; {
-		n, err := ahead.Fill(body, buf[:min(int64(len(buf)), want.End-at)])
+		n, err := body.Read(buf[:min(int64(len(buf)), want.End-at)])
 		if n > 0 {
 			writeErr := verbPull.step("receive", func() error {
 				_, err := d.part.WriteAt(buf[:n], at)
@@ -196,10 +195,10 @@ func (d *ranges) receive(body io.Reader, want content.Extent, buf []byte) error 
 			d.came.Broadcast()
 			d.mu.Unlock()
 		}
-		if errors.Is(err, io.EOF) && at < want.End {
+		if err == io.EOF && at < want.End {
 			err = io.ErrUnexpectedEOF
 		}
-		if err != nil && !errors.Is(err, io.EOF) {
+		if err != nil && err != io.EOF {
 			return err
 		}
 	}

@@ -67,7 +67,7 @@ func (a *Reader) run() {
 		if buf == nil {
 			buf = make([]byte, pieceSize)
 		}
-		n, err := Fill(a.src, buf[:pieceSize])
+		n, err := fill(a.src, buf[:pieceSize])
 		a.full <- piece{buf[:n], err} // has room for all pieces there are
 		if err != nil {
 			return
@@ -75,8 +75,8 @@ func (a *Reader) run() {
 	}
 }
 
-// Fill reads until buf is full or the source ends, with the source's own error.
-func Fill(r io.Reader, buf []byte) (n int, err error) {
+// fill reads until buf is full or the source ends, with the source's own error.
+func fill(r io.Reader, buf []byte) (n int, err error) {
 	for n < len(buf) && err == nil {
 		var k int
 		k, err = r.Read(buf[n:])
