@@ -23,9 +23,18 @@ type Request struct {
 	Ports     []spec.PortMapping
 }
 
+// Pod is the pod's name as errors have it, or empty where it has none.
+func (r Request) Pod() string {
+	if r.Name == "" {
+		return ""
+	}
+	return r.Namespace + "/" + r.Name
+}
+
 // Lease is what a network granted; the caller stores it in the pod's record.
 type Lease struct {
 	PodID     string             `json:"pod_id"`
+	Pod       string             `json:"pod,omitempty"`       // namespace/name, for who finds a port taken
 	Addresses []netip.Addr       `json:"addresses,omitempty"` // primary first
 	Ports     []spec.PortMapping `json:"ports,omitempty"`     // those with a host port
 }

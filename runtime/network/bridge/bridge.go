@@ -18,6 +18,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -30,7 +31,6 @@ import (
 
 	"github.com/berth-runtime/berth/runtime/network"
 	"github.com/berth-runtime/berth/runtime/network/portmap"
-	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
@@ -51,6 +51,10 @@ type Config struct {
 	// AllowRouteOverlap makes the bridge although a route of the host already
 	// leads to addresses of Subnets. Those would be hidden by the bridge.
 	AllowRouteOverlap bool
+
+	// Ports are those of the host, which all networks of a node share; nil: no
+	// other network gives any.
+	Ports *portmap.Ports
 }
 
 // DefaultSubnets are those of a Config that names none.
@@ -91,6 +95,7 @@ type Bridge struct {
 	cfg   Config
 	host  *netlink.Handle // owned; closed by Close
 	table *portmap.Table
+	ports *portmap.Ports
 
 	linkMu sync.Mutex // one maker of the bridge interface at a time
 	index  int        // guarded by linkMu: of the bridge interface; 0: not made by this process
@@ -100,7 +105,6 @@ type Bridge struct {
 	mu     sync.Mutex
 	leases map[string]*grant // guarded by mu
 	pools  []*pool           // guarded by mu
-	ports  hostPorts         // guarded by mu
 }
 
 // grant is a lease and what is known of its place in the kernel.
@@ -139,13 +143,19 @@ func New(cfg Config) (*Bridge, error) {
 	b := &Bridge{
 		cfg:    cfg,
 		host:   host,
-		table:  portmap.New(portmap.Config{Name: cfg.Table, Bridge: cfg.Name, Subnets: cfg.Subnets, Masquerade: cfg.Masquerade}),
+		table:  portmap.New(cfg.table()),
+		ports:  cmp.Or(cfg.Ports, &portmap.Ports{}),
 		leases: make(map[string]*grant),
 	}
 	for _, s := range cfg.Subnets {
 		b.pools = append(b.pools, newPool(s))
 	}
 	return b, nil
+}
+
+// table is what the network's nftables table is made of.
+func (c Config) table() portmap.Config {
+	return portmap.Config{Name: c.Table, Bridge: c.Name, Subnets: c.Subnets, Masquerade: c.Masquerade}
 }
 
 // Close frees what New opened. The kernel's side stays as it is; no other
@@ -167,7 +177,7 @@ func (b *Bridge) Reserve(ctx context.Context, r network.Request) (network.Lease,
 	if g := b.leases[r.PodID]; g != nil {
 		return clone(g.lease), nil
 	}
-	l := network.Lease{PodID: r.PodID}
+	l := network.Lease{PodID: r.PodID, Pod: r.Pod()}
 	undo := func(err error) (network.Lease, error) {
 		b.releaseLocked(l)
 		return network.Lease{}, fmt.Errorf("cannot reserve the network of pod %s: %w", r.PodID, err)
@@ -179,19 +189,11 @@ func (b *Bridge) Reserve(ctx context.Context, r network.Request) (network.Lease,
 		}
 		l.Addresses = append(l.Addresses, a)
 	}
-	for _, m := range r.Ports {
-		if m.HostPort == 0 || slices.Contains(l.Ports, m) {
-			continue
-		}
-		k, err := b.ports.grant(r.PodID, m, len(l.Addresses) > 1)
-		if err != nil {
-			return undo(err)
-		}
-		l.Ports = append(l.Ports, m)
-		if err := k.probe(); err != nil {
-			return undo(err)
-		}
+	ports, err := b.ports.Grant(portmap.Owner{ID: r.PodID, Name: l.Pod}, r.Ports, len(l.Addresses) > 1)
+	if err != nil {
+		return undo(err)
 	}
+	l.Ports = ports
 	b.leases[r.PodID] = &grant{lease: l}
 	return clone(l), nil
 }
@@ -216,10 +218,8 @@ func (b *Bridge) Restore(l network.Lease) error {
 			}
 		}
 	}
-	for _, m := range l.Ports {
-		if _, err := b.ports.grant(l.PodID, m, true); err != nil {
-			return undo(err)
-		}
+	if err := b.ports.Restore(portmap.Owner{ID: l.PodID, Name: l.Pod}, l.Ports); err != nil {
+		return undo(err)
 	}
 	b.leases[l.PodID] = &grant{lease: l, place: restored}
 	return nil
@@ -240,7 +240,7 @@ func (b *Bridge) releaseLocked(l network.Lease) {
 	for _, p := range b.pools {
 		p.giveBack(l.PodID)
 	}
-	b.ports.giveBack(l.PodID)
+	b.ports.GiveBack(l.PodID)
 }
 
 // poolOf is the pool with a, or nil. The pools' prefixes never change.
@@ -262,28 +262,7 @@ func (b *Bridge) entries() []portmap.Entry {
 		if g.place != inKernel {
 			continue
 		}
-		for _, m := range g.lease.Ports {
-			out = append(out, entriesOf(g.lease, m)...)
-		}
-	}
-	return out
-}
-
-func entriesOf(l network.Lease, m spec.PortMapping) []portmap.Entry {
-	on, err := parseHostIP(m.HostIP)
-	if err != nil {
-		return nil // Reserve and Restore have refused it
-	}
-	var out []portmap.Entry
-	for _, a := range l.Addresses {
-		if on.IsValid() && on.Is4() != a.Is4() {
-			continue
-		}
-		e := portmap.Entry{PodID: l.PodID, Protocol: m.Protocol, HostPort: m.HostPort, PodIP: a, PodPort: m.ContainerPort}
-		if on.IsValid() && !on.IsUnspecified() {
-			e.HostIP = on
-		}
-		out = append(out, e)
+		out = append(out, portmap.Entries(g.lease.PodID, g.lease.Addresses, g.lease.Ports)...)
 	}
 	return out
 }

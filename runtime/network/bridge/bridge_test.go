@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -88,15 +89,15 @@ func TestReserveRefusesPortsThatAreTaken(t *testing.T) {
 		kind  errkind.Kind
 		says  string
 	}{
-		{one("tcp", 8080, ""), errkind.AlreadyExists, "host port tcp 0.0.0.0:8080 is held by pod " + first.PodID},
-		{one("tcp", 8080, "127.0.0.1"), errkind.AlreadyExists, first.PodID},
-		{one("tcp", 8080, "::"), errkind.AlreadyExists, first.PodID},
-		{one("tcp", 9000, ""), errkind.AlreadyExists, "host port tcp 0.0.0.0:9000 is in use by another process"},
-		{one("udp", 9000, "127.0.0.1"), errkind.AlreadyExists, "host port udp 127.0.0.1:9000 is in use by another process"},
+		{one("tcp", 8080, ""), errkind.AlreadyExists, "host port tcp 0.0.0.0:8080 is held by pod tests/pod1 (" + first.PodID[:12] + ")"},
+		{one("tcp", 8080, "127.0.0.1"), errkind.AlreadyExists, first.PodID[:12]},
+		{one("tcp", 8080, "::"), errkind.AlreadyExists, first.PodID[:12]},
+		{one("tcp", 9000, ""), errkind.AlreadyExists, fmt.Sprintf("host port tcp 0.0.0.0:9000 is taken: process %d of the host (exe) listens on 127.0.0.1:9000", os.Getpid())},
+		{one("udp", 9000, "127.0.0.1"), errkind.AlreadyExists, fmt.Sprintf("host port udp 127.0.0.1:9000 is taken: process %d of the host (exe) listens on", os.Getpid())},
 		{append(one("udp", 70, ""), one("udp", 70, "127.0.0.1")...), errkind.AlreadyExists, "held by pod"},
 		{one("icmp", 70, ""), errkind.InvalidArgument, "unknown protocol"},
 		{one("tcp", 70, "localhost"), errkind.InvalidArgument, "is no IP address"},
-		{one("tcp", 70, "::1"), errkind.Unimplemented, "::1"},
+		{one("udp", 70, "::1"), errkind.Unimplemented, "::1"},
 		{[]spec.PortMapping{{Protocol: "tcp", HostPort: 70}}, errkind.InvalidArgument, "no container port"},
 	} {
 		_, err := w.b.Reserve(ctx, network.Request{PodID: "another", Ports: c.ports})

@@ -142,7 +142,7 @@ func (w *world) request(sysctls map[string]string, ports ...spec.PortMapping) ne
 	w.pods++
 	id := fmt.Sprintf("%032x%032x", w.pods, 0)
 	id = id[21:] + id[:21]
-	r := network.Request{PodID: id, Name: fmt.Sprint("pod", w.pods), Netns: filepath.Join(w.TempDir(), "net"), Ports: ports}
+	r := network.Request{PodID: id, Namespace: "tests", Name: fmt.Sprint("pod", w.pods), Netns: filepath.Join(w.TempDir(), "net"), Ports: ports}
 	w.ok(netns.Create(netns.Spec{Net: r.Netns, Sysctls: sysctls}))
 	w.Cleanup(func() { _ = netns.Remove(r.Netns) })
 	return r

@@ -129,19 +129,7 @@ func (t *Table) applyLocked(entries []Entry) error {
 		return err
 	}
 	err = t.talkLocked(func(conn *nftables.Conn) error {
-		table := &nftables.Table{Name: t.cfg.Name, Family: nftables.TableFamilyINet}
-		conn.AddTable(table) // so that there is one to delete
-		conn.DelTable(table)
-		conn.AddTable(table)
-		chains := make(map[string]*nftables.Chain)
-		for _, c := range t.cfg.chains() {
-			c.Table = table
-			chains[c.Name] = conn.AddChain(c)
-		}
-		for _, r := range rules {
-			conn.AddRule(&nftables.Rule{Table: table, Chain: chains[r.chain], Exprs: r.exprs,
-				UserData: userdata.AppendString(nil, userdata.TypeComment, r.comment)})
-		}
+		t.cfg.write(conn, rules)
 		return conn.Flush()
 	})
 	if err != nil {
@@ -152,6 +140,23 @@ func (t *Table) applyLocked(entries []Entry) error {
 	}
 	t.last, t.known = entries, true
 	return nil
+}
+
+// write queues what makes the table hold exactly rules.
+func (c Config) write(conn *nftables.Conn, rules []rule) {
+	table := &nftables.Table{Name: c.Name, Family: nftables.TableFamilyINet}
+	conn.AddTable(table) // so that there is one to delete
+	conn.DelTable(table)
+	conn.AddTable(table)
+	chains := make(map[string]*nftables.Chain)
+	for _, chain := range c.chains() {
+		chain.Table = table
+		chains[chain.Name] = conn.AddChain(chain)
+	}
+	for _, r := range rules {
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chains[r.chain], Exprs: r.exprs,
+			UserData: userdata.AppendString(nil, userdata.TypeComment, r.comment)})
+	}
 }
 
 // Remove deletes the table. A table that is absent is success.
