@@ -67,7 +67,7 @@ func knock(ctx context.Context, socket string) error {
 		return conn.Close()
 	}
 	const start = "start it with: systemctl start berthd (or sudo berthd); another socket: --socket or $" + socketEnv
-	p := &problem{what: "cannot reach the daemon", why: fmt.Sprintf("%s: %v", socket, err), do: start}
+	p := &problem{what: "cannot reach the daemon", why: fmt.Sprintf("%s: %v", socket, err), do: start, cause: err}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		p.why = fmt.Sprintf("berthd is not running: there is no socket %s", socket)

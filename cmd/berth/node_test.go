@@ -49,6 +49,7 @@ type node struct {
 	images     map[string]*criv1.Image
 	registry   map[string]string // references that can be pulled, to ids
 	problems   []api.Problem
+	findings   []api.Finding
 	checks     []api.CheckRequest
 	pulls      []string
 	loaded     []byte

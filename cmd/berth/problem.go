@@ -25,9 +25,13 @@ type problem struct {
 	why  string // one sentence
 	do   string // the next thing to try
 	code int    // exit code; 0 is exitOwn
+
+	cause error // for a verb that can act on it; not shown
 }
 
 func (p *problem) Error() string { return p.what + ": " + p.why }
+
+func (p *problem) Unwrap() error { return p.cause }
 
 // exitCode ends the command with a container's own code. It is no failure to
 // tell about: the container has said what there was to say.

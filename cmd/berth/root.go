@@ -68,7 +68,7 @@ func newRoot(c *cli) *cobra.Command {
 		psVerb(c), podsVerb(c), logsVerb(c), execVerb(c), attachVerb(c), whyVerb(c), topVerb(c), eventsVerb(c), statsVerb(c), inspectVerb(c),
 		imagesVerb(c), pullVerb(c), loadVerb(c), saveVerb(c), pushVerb(c), tagVerb(c), untagVerb(c), historyVerb(c), rmiVerb(c),
 		pruneVerb(c), registryVerb(c),
-		checkVerb(c), dfVerb(c), infoVerb(c), versionVerb(c), stepsVerb(c),
+		doctorVerb(c), configVerb(c), checkVerb(c), dfVerb(c), infoVerb(c), versionVerb(c), stepsVerb(c),
 	)
 	return root
 }
@@ -76,20 +76,25 @@ func newRoot(c *cli) *cobra.Command {
 // verb finishes cmd: its arguments are checked in our words, and do gets a
 // connection to the daemon that ends with it.
 func (c *cli) verb(cmd *cobra.Command, args cobra.PositionalArgs, do func(context.Context, *client, []string) error) *cobra.Command {
+	return c.local(cmd, args, func(ctx context.Context, given []string) error {
+		cl, err := connect(ctx, c.socket)
+		if err != nil {
+			return err
+		}
+		defer cl.close()
+		return do(ctx, cl, given)
+	})
+}
+
+// local is verb for what can do without a daemon.
+func (c *cli) local(cmd *cobra.Command, args cobra.PositionalArgs, do func(context.Context, []string) error) *cobra.Command {
 	cmd.Args = func(cmd *cobra.Command, given []string) error {
 		if err := args(cmd, given); err != nil {
 			return usageProblem(cmd, err)
 		}
 		return nil
 	}
-	cmd.RunE = func(cmd *cobra.Command, given []string) error {
-		cl, err := connect(cmd.Context(), c.socket)
-		if err != nil {
-			return err
-		}
-		defer cl.close()
-		return do(cmd.Context(), cl, given)
-	}
+	cmd.RunE = func(cmd *cobra.Command, given []string) error { return do(cmd.Context(), given) }
 	return cmd
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/berth-runtime/berth/cri/admin/api"
 	"github.com/berth-runtime/berth/imageservice/registry"
 	"github.com/berth-runtime/berth/runtime/network/bridge"
 )
@@ -42,6 +43,8 @@ type config struct {
 	NRI      nriConfig                `toml:"nri" comment:"Plugins of the Node Resource Interface."`
 	CDI      cdiConfig                `toml:"cdi" comment:"Devices of the Container Device Interface."`
 	Handlers map[string]handlerConfig `toml:"handlers" comment:"Runtime handlers: a RuntimeClass of Kubernetes names one. Each [handlers.NAME]\nis one more; this one is always there."`
+
+	origins []api.Setting // where each key comes from; set once all is read
 }
 
 type cgroupConfig struct {
@@ -140,8 +143,15 @@ func sampleConfig() []byte {
 	var b bytes.Buffer
 	b.WriteString("# Configuration of berthd. Files in conf.d beside this one are read after it,\n" +
 		"# in lexical order; flags come last. The values here are the defaults.\n\n")
+	b.Write(encodeConfig(defaultConfig()))
+	return b.Bytes()
+}
+
+// encodeConfig writes each key of cfg on a line of its own, commented out.
+func encodeConfig(cfg config) []byte {
+	var b bytes.Buffer
 	// The type is ours and has nothing that cannot be encoded.
-	_ = toml.NewEncoder(&b).SetIndentTables(false).Encode(defaultConfig())
+	_ = toml.NewEncoder(&b).SetIndentTables(false).Encode(cfg)
 	return b.Bytes()
 }
 

@@ -44,6 +44,7 @@ func TestLaterFilesAndFlagsChangeOnlyWhatTheyName(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := defaultConfig()
+	want.origins = got.origins
 	want.Root, want.State, want.LogLevel = "/c", "/s", 3
 	want.Network.Bridge, want.Network.Subnets = "b0", []string{"10.2.0.0/16"}
 	want.Shim.Group, want.Cgroup.Driver = "pod", "cgroupfs"

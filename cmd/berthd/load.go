@@ -20,69 +20,118 @@ const defaultConfigPath = "/etc/berth/config.toml"
 // parseArgs reads flags and files. It returns nil and no error if only help
 // was asked for.
 func parseArgs(args []string, out io.Writer) (*config, error) {
-	flags := flag.NewFlagSet("berthd", flag.ContinueOnError)
-	flags.SetOutput(out)
-	flags.Usage = func() {
-		fmt.Fprintf(out, "Usage: berthd [flags]\n       berthd config default | steps | version\n\nFlags override the configuration file.\n\n")
-		flags.PrintDefaults()
-	}
-	var fromFlags config // only what the flags set
-	path := flags.String("config", defaultConfigPath, "configuration `file`; conf.d/*.toml beside it is read after it")
-	flags.StringVar(&fromFlags.Root, "root", "", "`directory` of what survives a reboot")
-	flags.StringVar(&fromFlags.State, "state", "", "`directory` of what a reboot ends")
-	flags.StringVar(&fromFlags.Cgroup.Parent, "cgroup-parent", "", "parent `cgroup` of pods that name none")
-	flags.StringVar(&fromFlags.Cgroup.Driver, "cgroup-driver", "", "systemd or cgroupfs")
-	flags.IntVar(&fromFlags.LogLevel, "log-level", 0, "`verbosity`, 0 to 5")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return nil, nil
-	} else if err != nil {
+	f := newFlags("berthd", out)
+	if help, err := f.parse(args); help || err != nil {
 		return nil, err
 	}
-	if flags.NArg() > 0 {
-		return nil, fmt.Errorf("%q is not a command: see berthd --help", strings.Join(flags.Args(), " "))
-	}
-	given := make(map[string]bool)
-	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
-
-	cfg, err := loadConfig(*path, given["config"])
+	cfg, err := f.load()
 	if err != nil {
 		return nil, err
 	}
-	for name, set := range map[string]func(){
-		"root":          func() { cfg.Root = fromFlags.Root },
-		"state":         func() { cfg.State = fromFlags.State },
-		"cgroup-parent": func() { cfg.Cgroup.Parent = fromFlags.Cgroup.Parent },
-		"cgroup-driver": func() { cfg.Cgroup.Driver = fromFlags.Cgroup.Driver },
-		"log-level":     func() { cfg.LogLevel = fromFlags.LogLevel },
-	} {
-		if given[name] {
-			set()
-		}
+	if cfg.origins, err = f.settings(cfg); err != nil {
+		return nil, err
 	}
 	return &cfg, cfg.validate()
 }
 
-// loadConfig reads the file at path and conf.d/*.toml beside it, in lexical
-// order, over the defaults.
-func loadConfig(path string, required bool) (config, error) {
+// flags are those of the daemon, which the commands that look at its
+// configuration take too. Some of those have more.
+type flags struct {
+	*flag.FlagSet
+	path  string
+	given map[string]bool
+	only  config // only what the flags set
+}
+
+func newFlags(command string, out io.Writer) *flags {
+	f := &flags{FlagSet: flag.NewFlagSet(command, flag.ContinueOnError), given: map[string]bool{}}
+	f.SetOutput(out)
+	f.Usage = func() {
+		fmt.Fprintf(out, "Usage: berthd [flags]\n"+
+			"       berthd config default | show [flags] | check [FILE...]\n"+
+			"       berthd doctor [flags] | steps | version\n\nFlags override the configuration file.\n\n")
+		f.PrintDefaults()
+	}
+	f.StringVar(&f.path, "config", defaultConfigPath, "configuration `file`; conf.d/*.toml beside it is read after it")
+	f.StringVar(&f.only.Root, "root", "", "`directory` of what survives a reboot")
+	f.StringVar(&f.only.State, "state", "", "`directory` of what a reboot ends")
+	f.StringVar(&f.only.Cgroup.Parent, "cgroup-parent", "", "parent `cgroup` of pods that name none")
+	f.StringVar(&f.only.Cgroup.Driver, "cgroup-driver", "", "systemd or cgroupfs")
+	f.IntVar(&f.only.LogLevel, "log-level", 0, "`verbosity`, 0 to 5")
+	return f
+}
+
+// parse reads args, which are flags only. help tells that only that was asked for.
+func (f *flags) parse(args []string) (help bool, err error) {
+	if err := f.FlagSet.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return true, nil
+	} else if err != nil {
+		return false, err
+	}
+	if f.NArg() > 0 {
+		return false, fmt.Errorf("%q is not a command: see berthd --help", strings.Join(f.Args(), " "))
+	}
+	f.Visit(func(one *flag.Flag) { f.given[one.Name] = true })
+	return false, nil
+}
+
+// load reads the files and puts the flags over them. What it returns beside an
+// error is as far as it got.
+func (f *flags) load() (config, error) {
 	cfg := defaultConfig()
-	dropIns, err := filepath.Glob(filepath.Join(filepath.Dir(path), "conf.d", "*.toml"))
+	files, err := f.files()
+	for _, file := range files {
+		if err == nil {
+			err = mergeFile(&cfg, file)
+		}
+	}
+	for _, o := range f.overrides(&cfg) {
+		o.set()
+	}
+	return cfg, err
+}
+
+// An override is a flag that was given, the key that it sets, and how.
+type override struct {
+	flag, key string
+	set       func()
+}
+
+func (f *flags) overrides(cfg *config) []override {
+	var out []override
+	for _, o := range []override{
+		{"root", "root", func() { cfg.Root = f.only.Root }},
+		{"state", "state", func() { cfg.State = f.only.State }},
+		{"cgroup-parent", "cgroup.parent", func() { cfg.Cgroup.Parent = f.only.Cgroup.Parent }},
+		{"cgroup-driver", "cgroup.driver", func() { cfg.Cgroup.Driver = f.only.Cgroup.Driver }},
+		{"log-level", "log_level", func() { cfg.LogLevel = f.only.LogLevel }},
+	} {
+		if f.given[o.flag] {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// files are the configuration file, where it is there or was asked for, and
+// conf.d/*.toml beside it, in lexical order.
+func (f *flags) files() ([]string, error) {
+	dropIns, err := filepath.Glob(filepath.Join(filepath.Dir(f.path), "conf.d", "*.toml"))
 	if err != nil {
-		return cfg, fmt.Errorf("cannot look for drop-ins beside %s: %w", path, err)
+		return nil, fmt.Errorf("cannot look for drop-ins beside %s: %w", f.path, err)
 	}
-	for i, file := range append([]string{path}, dropIns...) {
-		data, err := os.ReadFile(file)
-		if i == 0 && !required && errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return cfg, fmt.Errorf("cannot read configuration: %w", err)
-		}
-		if err := mergeConfig(&cfg, file, data); err != nil {
-			return cfg, err
-		}
+	if _, err := os.Stat(f.path); !f.given["config"] && errors.Is(err, fs.ErrNotExist) {
+		return dropIns, nil
 	}
-	return cfg, nil
+	return append([]string{f.path}, dropIns...), nil
+}
+
+func mergeFile(cfg *config, file string) error {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("cannot read configuration: %w", err)
+	}
+	return mergeConfig(cfg, file, data)
 }
 
 // mergeConfig puts what data names into cfg. An error gives file and line of

@@ -25,7 +25,9 @@ import (
 var version = "0.1.0"
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	// There is no reload: a hangup ends the daemon too, and its service manager
+	// starts it with the configuration as it is then.
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "berthd:", err)
@@ -46,6 +48,14 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	case "version":
 		_, err := fmt.Fprintln(out, version)
 		return err
+	}
+	switch {
+	case len(args) > 0 && args[0] == "doctor":
+		return diagnose(ctx, args[1:], out)
+	case len(args) > 1 && args[0] == "config" && args[1] == "show":
+		return showConfig(args[2:], out)
+	case len(args) > 1 && args[0] == "config" && args[1] == "check":
+		return checkConfig(args[2:], out)
 	}
 	cfg, err := parseArgs(args, out)
 	if err != nil || cfg == nil {

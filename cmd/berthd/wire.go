@@ -175,6 +175,11 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			Steps:  stepNames(),
 			Events: happened.Read,
 
+			Doctor: func(ctx context.Context, registries []string) ([]api.Finding, error) {
+				return diagnosis(ctx, net, registries)
+			},
+			Settings: cfg.origins,
+
 			Checked: counts.Checked,
 			Info: func(ctx context.Context) api.Info {
 				return api.Info{

@@ -69,6 +69,10 @@ type Config struct {
 	Steps  []string // names of the failpoints
 	// Events reads the journal; journal.Journal's Read.
 	Events func(ctx context.Context, since time.Time, follow bool, emit func(*api.Event) error) error
+	// Doctor looks at the node, and at those registries.
+	Doctor func(ctx context.Context, registries []string) ([]api.Finding, error)
+	// Settings are those that the daemon runs with.
+	Settings []api.Setting
 	// Checked, if set, is told what a check has found.
 	Checked func([]api.Problem)
 }

@@ -61,6 +61,10 @@ type Server interface {
 	Work(context.Context, *Empty) (*WorkResult, error)
 	// Df tells what takes up space.
 	Df(context.Context, *Empty) (*DfResult, error)
+	// Doctor looks at the node: what it lacks, and what would mend it.
+	Doctor(context.Context, *DoctorRequest) (*DoctorResult, error)
+	// Config tells the configuration that the daemon runs with.
+	Config(context.Context, *Empty) (*ConfigResult, error)
 	// Steps lists the failpoints of this build.
 	Steps(context.Context, *Empty) (*StepsResult, error)
 }
@@ -88,6 +92,8 @@ var serviceDesc = grpc.ServiceDesc{
 		unary("Top", Server.Top),
 		unary("Work", Server.Work),
 		unary("Df", Server.Df),
+		unary("Doctor", Server.Doctor),
+		unary("Config", Server.Config),
 		unary("Steps", Server.Steps),
 	},
 	Streams: []grpc.StreamDesc{
