@@ -25,6 +25,8 @@ GO_BUILD     := $(GO) build -trimpath -buildvcs=false
 UNIT_PACKAGES = $$($(GO) list ./... | grep -v -e /runtime/shim$$ -e /cmd/berth-shim$$)
 
 BINARIES := bin/berthd bin/berth-shim bin/berth bin/berth-init
+# Scripts that complete, by shell, and their files below share.
+COMPLETIONS := bash:bash-completion/completions/berth zsh:zsh/site-functions/_berth fish:fish/vendor_completions.d/berth.fish
 SAMPLES  := deploy/config.toml deploy/crictl.yaml deploy/kubelet-berth.conf
 
 .PHONY: help
@@ -63,6 +65,10 @@ $(CACHE)/crictl: hack/tools/go.mod hack/tools/go.sum
 
 .PHONY: crictl
 crictl: $(CACHE)/crictl ## build kubernetes' client of CRI to hack/.cache/crictl
+
+.PHONY: reference
+reference: ## write deploy/cli.md and deploy/man anew from the commands' help
+	CGO_ENABLED=0 $(GO) test -count=1 -run TestReferenceIsUpToDate ./cmd/berth -update
 
 .PHONY: setup
 setup: ## install the Debian packages that lack (hack/setup.sh says which)
@@ -148,12 +154,16 @@ install: ## install to $(DESTDIR)$(PREFIX): binaries, units, sample configuratio
 	install -m 0755 $(BINARIES) "$(DESTDIR)$(PREFIX)/bin"
 	sed 's|@PREFIX@|$(PREFIX)|g' deploy/berthd.service >"$(DESTDIR)$(PREFIX)/lib/systemd/system/berthd.service"
 	install -m 0644 $(SAMPLES) "$(DESTDIR)$(PREFIX)/share/berth"
+	install -d "$(DESTDIR)$(PREFIX)/share/man/man1" $(foreach c,$(COMPLETIONS),"$(DESTDIR)$(PREFIX)/share/$(dir $(word 2,$(subst :, ,$(c))))")
+	install -m 0644 deploy/man/berth*.1 "$(DESTDIR)$(PREFIX)/share/man/man1"
+	$(foreach c,$(COMPLETIONS),bin/berth completion $(word 1,$(subst :, ,$(c))) >"$(DESTDIR)$(PREFIX)/share/$(word 2,$(subst :, ,$(c)))";)
 
 .PHONY: uninstall
 uninstall: ## remove what install installed; state and images stay
 	for binary in $(BINARIES); do rm -f "$(DESTDIR)$(PREFIX)/bin/$${binary##*/}"; done
 	rm -f "$(DESTDIR)$(PREFIX)/lib/systemd/system/berthd.service"
-	rm -rf "$(DESTDIR)$(PREFIX)/share/berth"
+	rm -rf "$(DESTDIR)$(PREFIX)/share/berth" "$(DESTDIR)$(PREFIX)"/share/man/man1/berth{,-*}.1
+	rm -f $(foreach c,$(COMPLETIONS),"$(DESTDIR)$(PREFIX)/share/$(word 2,$(subst :, ,$(c)))")
 
 .PHONY: clean
 clean: ## remove what was built and cached in this folder

@@ -18,8 +18,7 @@ func configVerb(c *cli) *cobra.Command {
 			"systemctl restart berthd. Containers do not notice that.",
 		Example: examples("berth config show --origin", "berth config check"),
 	}
-	cmd.AddCommand(configShowVerb(c), configCheckVerb(c))
-	return cmd
+	return c.group(cmd, configShowVerb(c), configCheckVerb(c))
 }
 
 func configShowVerb(c *cli) *cobra.Command {

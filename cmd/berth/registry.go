@@ -16,11 +16,8 @@ func registryVerb(c *cli) *cobra.Command {
 		Use:     "registry",
 		Short:   "Look into how registries are reached",
 		Example: examples("berth registry explain nginx", "berth registry explain registry.example.com/team/app:1"),
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(registryExplainVerb(c))
-	return cmd
+	return c.group(cmd, registryExplainVerb(c))
 }
 
 func registryExplainVerb(c *cli) *cobra.Command {

@@ -68,8 +68,10 @@ func newRoot(c *cli) *cobra.Command {
 		psVerb(c), podsVerb(c), logsVerb(c), execVerb(c), attachVerb(c), whyVerb(c), topVerb(c), eventsVerb(c), statsVerb(c), inspectVerb(c),
 		imagesVerb(c), pullVerb(c), loadVerb(c), saveVerb(c), pushVerb(c), tagVerb(c), untagVerb(c), historyVerb(c), rmiVerb(c),
 		pruneVerb(c), registryVerb(c),
-		doctorVerb(c), configVerb(c), checkVerb(c), dfVerb(c), infoVerb(c), versionVerb(c), stepsVerb(c),
+		completionVerb(c), doctorVerb(c), configVerb(c), checkVerb(c), dfVerb(c), infoVerb(c), versionVerb(c), stepsVerb(c),
 	)
+	root.CompletionOptions.DisableDefaultCmd = true // ours says more
+	c.complete(root)
 	return root
 }
 
@@ -96,6 +98,12 @@ func (c *cli) local(cmd *cobra.Command, args cobra.PositionalArgs, do func(conte
 	}
 	cmd.RunE = func(cmd *cobra.Command, given []string) error { return do(cmd.Context(), given) }
 	return cmd
+}
+
+// group finishes cmd, which has verbs below it and does nothing by itself.
+func (c *cli) group(cmd *cobra.Command, verbs ...*cobra.Command) *cobra.Command {
+	cmd.AddCommand(verbs...)
+	return c.local(cmd, cobra.NoArgs, func(context.Context, []string) error { return cmd.Help() })
 }
 
 // examples formats the two examples of a verb's --help.

@@ -250,9 +250,10 @@ func TestLifeOfAContainer(t *testing.T) {
 	}
 }
 
-func TestKubeletsPodsAreGuarded(t *testing.T) {
-	t.Parallel()
-	n := newNode(t)
+// kubeletsPod makes a pod as the kubelet does, kube-system/dns with the
+// container server, whose id it returns.
+func (n *node) kubeletsPod(t *testing.T) string {
+	t.Helper()
 	img := n.addImage("docker.io/library/box:latest", "box")
 	pod, err := n.RunPodSandbox(t.Context(), &criv1.RunPodSandboxRequest{Config: &criv1.PodSandboxConfig{
 		Metadata: &criv1.PodSandboxMetadata{Name: "dns", Namespace: "kube-system", Uid: "u"}, LogDirectory: t.TempDir(),
@@ -268,6 +269,13 @@ func TestKubeletsPodsAreGuarded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return made.ContainerId
+}
+
+func TestKubeletsPodsAreGuarded(t *testing.T) {
+	t.Parallel()
+	n := newNode(t)
+	made := n.kubeletsPod(t)
 	n.must(t, "start", "server")
 	for _, args := range [][]string{{"rm", "dns"}, {"stop", "server"}, {"rm", "kube-system/dns/server"}, {"kill", "dns"}} {
 		if code, _, errs := n.berth(args...); code != exitOwn || !strings.Contains(errs, "it is the kubelet's") {
@@ -277,7 +285,7 @@ func TestKubeletsPodsAreGuarded(t *testing.T) {
 	if got := n.must(t, "pods"); !strings.Contains(got, "kube-system   dns    Less than a second ago   ready   1            kubelet") {
 		t.Errorf("pods: %q", got)
 	}
-	n.must(t, "rm", "--force", made.ContainerId)
+	n.must(t, "rm", "--force", made)
 	if len(n.containers) != 0 || len(n.pods) != 1 {
 		t.Errorf("left %v %v; the pod is not ours to remove", n.pods, n.containers)
 	}
