@@ -27,7 +27,7 @@ UNIT_PACKAGES = $$($(GO) list ./... | grep -v -e /runtime/shim$$ -e /cmd/berth-s
 BINARIES := bin/berthd bin/berth-shim bin/berth bin/berth-init
 # Scripts that complete, by shell, and their files below share.
 COMPLETIONS := bash:bash-completion/completions/berth zsh:zsh/site-functions/_berth fish:fish/vendor_completions.d/berth.fish
-SAMPLES  := deploy/config.toml deploy/crictl.yaml deploy/kubelet-berth.conf
+SAMPLES  := deploy/config.toml deploy/crictl.yaml deploy/kubelet-berth.conf deploy/10-bridge.conflist
 
 .PHONY: help
 help: ## list the targets

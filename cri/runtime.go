@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -60,6 +61,7 @@ func (s *Server) Status(ctx context.Context, r *criv1.StatusRequest) (*criv1.Sta
 	}
 	if r.GetVerbose() {
 		out.Info = map[string]string{"config": s.cfg.ConfigJSON()}
+		maps.Copy(out.Info, s.cfg.NetworkInfo())
 	}
 	return out, nil
 }
@@ -73,9 +75,9 @@ func (s *Server) RuntimeConfig(context.Context, *criv1.RuntimeConfigRequest) (*c
 	return &criv1.RuntimeConfigResponse{Linux: &criv1.LinuxRuntimeConfiguration{CgroupDriver: driver}}, nil
 }
 
-// UpdateRuntimeConfig hears of the node's pod CIDR. Our own network has its
-// subnets from the configuration and CNI has them from its own, so there is
-// nothing to do; an error would make the kubelet refuse the CIDR.
-func (s *Server) UpdateRuntimeConfig(context.Context, *criv1.UpdateRuntimeConfigRequest) (*criv1.UpdateRuntimeConfigResponse, error) {
-	return &criv1.UpdateRuntimeConfigResponse{}, nil
+// UpdateRuntimeConfig hears of the node's pod CIDR, of which a network
+// configuration is made if there is a template for it. An error would make the
+// kubelet refuse the CIDR.
+func (s *Server) UpdateRuntimeConfig(ctx context.Context, r *criv1.UpdateRuntimeConfigRequest) (*criv1.UpdateRuntimeConfigResponse, error) {
+	return &criv1.UpdateRuntimeConfigResponse{}, s.cfg.SetPodCIDR(ctx, r.GetRuntimeConfig().GetNetworkConfig().GetPodCidr())
 }

@@ -81,6 +81,10 @@ type Config struct {
 	UserNamespaces func() bool
 	// NetworkStatus is nil when pods can be attached, else says why not.
 	NetworkStatus func(context.Context) error
+	// NetworkInfo is what verbose status shows of it, more keys of info.
+	NetworkInfo func() map[string]string
+	// SetPodCIDR is told of the ranges of the node's pods, separated by commas.
+	SetPodCIDR func(ctx context.Context, cidrs string) error
 	// ConfigJSON is the daemon's configuration for verbose status: a JSON
 	// object with at least stateDir, which critest reads.
 	ConfigJSON func() string

@@ -27,6 +27,7 @@ type node struct {
 	pods          *memPods
 	images        *memImages
 	store         Images // in place of images, if set
+	podCIDR       string
 	network       error
 	userns        bool
 	local, remote clients // berth.sock and kubelet.sock
@@ -63,6 +64,8 @@ func (n *node) serve(t *testing.T, v pod.View) clients {
 		RecursiveReadOnly: true,
 		UserNamespaces:    func() bool { return n.userns },
 		NetworkStatus:     func(context.Context) error { return n.network },
+		NetworkInfo:       func() map[string]string { return map[string]string{"lastCNILoadStatus": "OK"} },
+		SetPodCIDR:        func(_ context.Context, cidrs string) error { n.podCIDR = cidrs; return nil },
 		ConfigJSON:        func() string { return `{"stateDir":"/s"}` },
 	}).Register(g)
 	go func() { _ = g.Serve(ln) }()
@@ -255,6 +258,10 @@ func TestWhatTheKubeletDemandsAtItsStart(t *testing.T) {
 	rc, err := n.remote.RuntimeConfig(ctx, &criv1.RuntimeConfigRequest{})
 	if err != nil || rc.Linux.GetCgroupDriver() != criv1.CgroupDriver_CGROUPFS {
 		t.Errorf("runtime config: %v, %v", rc, err)
+	}
+	cidr := &criv1.RuntimeConfig{NetworkConfig: &criv1.NetworkConfig{PodCidr: "10.1.0.0/24,fd00::/64"}}
+	if _, err := n.remote.UpdateRuntimeConfig(ctx, &criv1.UpdateRuntimeConfigRequest{RuntimeConfig: cidr}); err != nil || n.podCIDR != "10.1.0.0/24,fd00::/64" {
+		t.Errorf("the pod CIDR arrived as %q, %v", n.podCIDR, err)
 	}
 	if _, err := n.remote.UpdateRuntimeConfig(ctx, &criv1.UpdateRuntimeConfigRequest{}); err != nil {
 		t.Error(err)

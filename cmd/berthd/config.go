@@ -13,6 +13,7 @@ import (
 	"github.com/berth-runtime/berth/cri/admin/api"
 	"github.com/berth-runtime/berth/imageservice/registry"
 	"github.com/berth-runtime/berth/runtime/network/bridge"
+	"github.com/berth-runtime/berth/runtime/network/modes"
 )
 
 // config is the whole configuration: the defaults, then the file, then the
@@ -29,7 +30,7 @@ type config struct {
 
 	Cgroup  cgroupConfig  `toml:"cgroup" comment:"Control groups."`
 	Shim    shimConfig    `toml:"shim" comment:"The process that is the parent of containers and outlives the daemon."`
-	Network networkConfig `toml:"network" comment:"The embedded bridge network."`
+	Network networkConfig `toml:"network" comment:"The network of pods: plugins of CNI, or the embedded bridge."`
 	Image   imageConfig   `toml:"image" comment:"Images."`
 	Volumes volumesConfig `toml:"volumes" comment:"Volumes."`
 	Stream  streamConfig  `toml:"stream" comment:"The server that exec, attach and port-forward stream through."`
@@ -60,6 +61,7 @@ type shimConfig struct {
 
 type networkConfig struct {
 	Enabled      bool     `toml:"enabled,commented" comment:"Without it only pods on the host network can run."`
+	Mode         string   `toml:"mode,commented" comment:"\"auto\": the plugins of CNI where they are configured; without that the embedded\nbridge serves pods of berth and crictl, and the kubelet is told that there is no\nnetwork yet. \"cni\": nothing but CNI. \"bridge\": nothing but the embedded bridge,\nfor the kubelet's pods too. Pods keep the network that they were made with."`
 	Bridge       string   `toml:"bridge,commented" comment:"Name of the bridge; at most 15 bytes."`
 	Subnets      []string `toml:"subnets,commented" comment:"Where pods get their addresses from: one IPv4 subnet, then at most\none of IPv6."`
 	Masquerade   bool     `toml:"masquerade,commented" comment:"Let pods speak to the world with the node's address."`
@@ -67,6 +69,8 @@ type networkConfig struct {
 	SetIPForward bool     `toml:"set_ip_forward,commented" comment:"Switch forwarding on for the host. Without it the host must have it on."`
 
 	AllowRouteOverlap bool `toml:"allow_route_overlap,commented" comment:"Make the bridge although a route of the host leads to addresses of a subnet;\nthe bridge hides those."`
+
+	CNI cniConfig `toml:"cni" comment:"Networks of the Container Network Interface."`
 }
 
 type imageConfig struct {
@@ -118,7 +122,7 @@ func defaultConfig() config {
 		Cgroup: cgroupConfig{Parent: "/berth"},
 		Shim:   shimConfig{Group: "node"},
 		Network: networkConfig{
-			Enabled: true, Bridge: "berth0", Masquerade: true,
+			Enabled: true, Mode: string(modes.Auto), Bridge: "berth0", Masquerade: true, CNI: defaultCNI(),
 		},
 		Image:  imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Proxies: map[string]string{}, Pinned: []string{}, TarSplit: true, ParallelLayers: 4, ParallelRanges: 4, RangeMiB: 16, RangesFromMiB: 64},
 		Stream: defaultStreams(),
@@ -231,6 +235,12 @@ func (c *config) validate() error {
 func (n *networkConfig) wrong() (key, why string) {
 	if !n.Enabled {
 		return "", ""
+	}
+	if !slices.Contains([]modes.Mode{modes.Auto, modes.CNI, modes.Bridge}, modes.Mode(n.Mode)) {
+		return "mode", fmt.Sprintf("%q is not auto, cni or bridge", n.Mode)
+	}
+	if key, why := n.CNI.wrong(); why != "" {
+		return "cni." + key, why
 	}
 	if n.Bridge == "" || len(n.Bridge) > 15 || strings.ContainsAny(n.Bridge, "/ \t\n:") {
 		return "bridge", fmt.Sprintf("%q cannot be the name of an interface", n.Bridge)

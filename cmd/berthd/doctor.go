@@ -79,12 +79,12 @@ func doctorConfig(cfg config, withNetwork bool, hosts []string) doctor.Config {
 		func(context.Context) error { return snapshot.ProbeMapped(existing(cfg.Root)) })}
 	if withNetwork {
 		more = append(more, doctor.Check{Name: "network", Look: func(ctx context.Context) []doctor.Finding {
-			net, done, err := buildNetwork(cfg.Network)
+			net, err := buildNetwork(ctx, cfg)
 			if err != nil {
 				return []doctor.Finding{{Check: "network", Verdict: doctor.Fail, Reason: err.Error(), Fix: "change [network] of the configuration"}}
 			}
-			defer done()
-			return examine(ctx, net)
+			defer net.close()
+			return examine(ctx, net.Network)
 		}})
 	}
 	return doctor.Config{

@@ -27,6 +27,7 @@ type handlerConfig struct {
 	Rlimits              []rlimit `toml:"default_ulimits,commented" comment:"Resource limits of every process, as NAME=SOFT:HARD or NAME=BOTH, such as\n\"nofile=1024:524288\"; -1 is unlimited."`
 	PodAnnotations       []string `toml:"pod_annotations,commented" comment:"Annotations of pods and of containers that hooks and agents see in the OCI\nspecification. Patterns: * stands for anything but a slash."`
 	ContainerAnnotations []string `toml:"container_annotations,commented"`
+	CNIConfDir           string   `toml:"cni_conf_dir,commented" comment:"Configuration lists of the networks of pods of this handler. Empty: those of\n[network.cni]."`
 }
 
 // handlerNames are those that Kubernetes accepts in a RuntimeClass.
@@ -54,6 +55,9 @@ func (h handlerConfig) wrong() (key, why string) {
 	}
 	if h.OpenDevices && !h.NoHostDevices {
 		return "privileged_without_host_devices_all_devices_allowed", "it needs privileged_without_host_devices"
+	}
+	if h.CNIConfDir != "" && !filepath.IsAbs(h.CNIConfDir) {
+		return "cni_conf_dir", fmt.Sprintf("%q is not an absolute path", h.CNIConfDir)
 	}
 	for i, r := range h.Rlimits {
 		if slices.ContainsFunc(h.Rlimits[:i], func(other rlimit) bool { return other.Type == r.Type }) {

@@ -17,8 +17,10 @@ var errOffline = errkind.New(errkind.FailedPrecondition,
 func (offline) Reserve(_ context.Context, r network.Request) (network.Lease, error) {
 	return network.Lease{PodID: r.PodID}, errOffline
 }
-func (offline) Attach(context.Context, network.Request, network.Lease) error { return errOffline }
-func (offline) Status(context.Context) error                                 { return errOffline }
+func (offline) Attach(_ context.Context, _ network.Request, l network.Lease) (network.Lease, error) {
+	return l, errOffline
+}
+func (offline) Status(context.Context) error { return errOffline }
 
 // Leases of a time when there was a network are kept as they are: the kernel
 // removed the interfaces with their namespaces, or will.

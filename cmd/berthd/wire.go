@@ -22,8 +22,6 @@ import (
 	"github.com/berth-runtime/berth/cri/stream"
 	"github.com/berth-runtime/berth/imageservice"
 	"github.com/berth-runtime/berth/imageservice/verifier"
-	"github.com/berth-runtime/berth/runtime/network"
-	"github.com/berth-runtime/berth/runtime/network/bridge"
 	"github.com/berth-runtime/berth/runtime/pod"
 	"github.com/berth-runtime/berth/runtime/state"
 	"github.com/berth-runtime/berth/volumes"
@@ -83,13 +81,13 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the image store: %w", err)
 	}
-	net, closeNetwork, err := buildNetwork(cfg.Network)
+	net, err := buildNetwork(ctx, cfg)
 	if err != nil {
 		return nil, errors.Join(err, images.Close())
 	}
 	hooks, err := buildPlugins(ctx, cfg)
 	if err != nil {
-		closeNetwork()
+		net.close()
 		return nil, errors.Join(err, images.Close())
 	}
 	pods, err := pod.New(pod.Config{
@@ -122,7 +120,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		Righted: counts.Righted,
 	})
 	if err != nil {
-		closeNetwork()
+		net.close()
 		return nil, errors.Join(fmt.Errorf("cannot open the records of pods: %w", err), images.Close())
 	}
 
@@ -147,7 +145,9 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			Handlers:          slices.Sorted(maps.Keys(cfg.Handlers)),
 			RecursiveReadOnly: volumes.ProbeRRO(),
 			UserNamespaces:    userns,
-			NetworkStatus:     net.Status,
+			NetworkStatus:     func(ctx context.Context) error { return net.status(ctx, v == pod.ViewKubelet) },
+			NetworkInfo:       net.info,
+			SetPodCIDR:        net.setPodCIDR,
 			ConfigJSON:        func() string { return statusConfig(cfg, driver) },
 		})
 	}
@@ -159,7 +159,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			endJournal()
 			pods.Close()
 			hooks.stop()
-			closeNetwork()
+			net.close()
 			return images.Close()
 		},
 		pods:    pods,
@@ -176,7 +176,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			Events: happened.Read,
 
 			Doctor: func(ctx context.Context, registries []string) ([]api.Finding, error) {
-				return diagnosis(ctx, net, registries)
+				return diagnosis(ctx, net.Network, registries)
 			},
 			Settings: cfg.origins,
 
@@ -189,30 +189,6 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			},
 		}),
 	}, nil
-}
-
-// buildNetwork makes the network that the configuration asks for, and the
-// function that frees what it holds open.
-func buildNetwork(cfg networkConfig) (network.Network, func(), error) {
-	if !cfg.Enabled {
-		return offline{}, func() {}, nil
-	}
-	subnets, err := cfg.prefixes()
-	if err != nil {
-		return nil, nil, err
-	}
-	b, err := bridge.New(bridge.Config{
-		Name:              cfg.Bridge,
-		Subnets:           subnets,
-		MTU:               cfg.MTU,
-		Masquerade:        cfg.Masquerade,
-		SetIPForward:      cfg.SetIPForward,
-		AllowRouteOverlap: cfg.AllowRouteOverlap,
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	return b, b.Close, nil
 }
 
 const (
@@ -253,6 +229,7 @@ func statusConfig(cfg config, driver string) string {
 		"netnsDir":      cfg.NetnsDir,
 		"cgroupDriver":  driver,
 		"shimGroup":     cfg.Shim.Group,
+		"networkMode":   cfg.Network.Mode,
 		"networkBridge": cfg.Network.Bridge,
 	})
 	if err != nil {

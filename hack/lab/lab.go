@@ -37,6 +37,7 @@ import (
 // Options vary a lab. The zero value is a plain one.
 type Options struct {
 	ShimGroup string            // "node" (default) or "pod"
+	Network   string            // mode of the network; empty: "bridge"
 	Mirrors   []string          // registry hosts that the lab's registry stands in for
 	Config    string            // more TOML for the daemon
 	Daemon    string            // path of berthd; default: bin/berthd of the clone
@@ -165,15 +166,20 @@ func (l *Lab) writeConfig() error {
 	}
 	certs, bin := filepath.Join(l.Dir, "certs.d"), filepath.Join(l.Clone, "bin")
 	text := fmt.Sprintf("netns_dir = %q\nimage.certs_dirs = [%q]\n%s\n"+
-		"[network]\nbridge = %q\nsubnets = [%s]\n\n"+
+		"[network]\nmode = %q\nbridge = %q\nsubnets = [%s]\n\n[network.cni]\nconf_dir = %q\nbin_dirs = [%q]\n\n"+
 		"[shim]\ngroup = %q\npath = %q\ninit_path = %q\n",
-		filepath.Join(l.State, "netns"), certs, l.Config, l.Bridge, strings.Join(quoted, ", "),
+		filepath.Join(l.State, "netns"), certs, l.Config, cmp.Or(l.Network, "bridge"), l.Bridge, strings.Join(quoted, ", "),
+		l.NetworkConf(), filepath.Join(l.Dir, "cni/bin"),
 		group, filepath.Join(bin, "berth-shim"), filepath.Join(bin, "berth-init"))
 	l.config = filepath.Join(l.Dir, "config.toml")
 	return errors.Join(
 		os.MkdirAll(certs, 0o755), os.MkdirAll(l.Logs, 0o755),
 		os.WriteFile(l.config, []byte(text), 0o644))
 }
+
+// NetworkConf is the directory where the daemon looks for networks of CNI. The
+// plugins are looked for in bin beside it. Neither is there at first.
+func (l *Lab) NetworkConf() string { return filepath.Join(l.Dir, "cni/net.d") }
 
 // Start starts the daemon and waits until it answers.
 func (l *Lab) Start(ctx context.Context) error {

@@ -1,14 +1,18 @@
 // Package network names what a pod needs from a network and the contract that
-// every network keeps. Package bridge is the embedded one; CNI joins beside it.
+// every network keeps. Package bridge is the embedded one, package cni runs the
+// plugins of a cluster, package modes chooses between them for each pod.
 //
 // The law: a network reserves addresses and host ports in memory, the caller
 // makes the lease durable in the pod's own record, and only then the network
 // touches the kernel. Every interface and rule has a name derived from the pod
-// id, so Detach works from the lease alone, after a crash or a reboot too.
+// id, so Detach works from the lease alone, after a crash or a reboot too. A
+// plugin of CNI tells the addresses only when it has made the interface: there
+// the lease says before what is asked of which plugins, and after what came of it.
 package network
 
 import (
 	"context"
+	"encoding/json"
 	"net/netip"
 
 	"github.com/berth-runtime/berth/runtime/spec"
@@ -19,8 +23,17 @@ type Request struct {
 	PodID     string
 	Namespace string // Kubernetes namespace
 	Name      string // pod name
+	UID       string // that the client chose
 	Netns     string // path of the pinned network namespace
 	Ports     []spec.PortMapping
+
+	// Cluster is set for pods of the kubelet, whose network a cluster brings.
+	Cluster bool
+	Handler string // runtime handler; empty: the default one
+	// What plugins may be told of, if their configuration asks for it.
+	Annotations  map[string]string
+	DNS          *spec.DNS
+	CgroupParent string
 }
 
 // Pod is the pod's name as errors have it, or empty where it has none.
@@ -37,6 +50,23 @@ type Lease struct {
 	Pod       string             `json:"pod,omitempty"`       // namespace/name, for who finds a port taken
 	Addresses []netip.Addr       `json:"addresses,omitempty"` // primary first
 	Ports     []spec.PortMapping `json:"ports,omitempty"`     // those with a host port
+	// Attachments are those to networks of CNI, the primary one first; none:
+	// the pod is on the embedded network.
+	Attachments []Attachment `json:"attachments,omitempty"`
+}
+
+// Attachment is an interface that plugins of CNI make: everything that it takes
+// to undo it, whatever became of their configuration since.
+type Attachment struct {
+	Network   string `json:"network"`   // name of the configuration list
+	Interface string `json:"interface"` // in the pod
+	// List is the configuration list as the plugins are run with it.
+	List json.RawMessage `json:"list"`
+	Args [][2]string     `json:"args,omitempty"` // CNI_ARGS
+	// Capabilities are the data that plugins get if they declare the capability.
+	Capabilities map[string]json.RawMessage `json:"capabilities,omitempty"`
+	// Result is what the plugins answered; none: they have not, or nobody heard.
+	Result json.RawMessage `json:"result,omitempty"`
 }
 
 // Network attaches pods. All methods may be called concurrently.
@@ -48,10 +78,13 @@ type Network interface {
 	Reserve(ctx context.Context, r Request) (Lease, error)
 	// Restore tells the network, at start-up, of a lease read from a record.
 	Restore(l Lease) error
-	// Attach makes the lease real. It is idempotent.
-	Attach(ctx context.Context, r Request, l Lease) error
+	// Attach makes the lease real and returns it with what was learnt by that,
+	// also beside an error; the caller records it before it uses any of it. It
+	// is idempotent.
+	Attach(ctx context.Context, r Request, l Lease) (Lease, error)
 	// Detach undoes Attach. It succeeds where nothing is left to undo: no
-	// interface, no namespace, never attached, another boot.
+	// interface, no namespace, never attached, another boot. Until it has, the
+	// caller keeps the record and tries again.
 	Detach(ctx context.Context, l Lease, netns string) error
 	// Release gives the lease's addresses and ports back. Idempotent.
 	Release(podID string)

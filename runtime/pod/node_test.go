@@ -192,7 +192,7 @@ func (n *noNetwork) Restore(l network.Lease) error {
 	n.leases[l.PodID] = true
 	return nil
 }
-func (n *noNetwork) Attach(_ context.Context, r network.Request, _ network.Lease) error {
+func (n *noNetwork) Attach(_ context.Context, r network.Request, l network.Lease) (network.Lease, error) {
 	if n.slow != nil {
 		<-n.slow
 	}
@@ -201,7 +201,7 @@ func (n *noNetwork) Attach(_ context.Context, r network.Request, _ network.Lease
 	n.attached[r.PodID] = true
 	err := n.fail
 	n.fail = nil
-	return err
+	return l, err
 }
 func (n *noNetwork) Detach(_ context.Context, l network.Lease, _ string) error {
 	n.mu.Lock()

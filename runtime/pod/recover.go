@@ -226,7 +226,8 @@ func (t *Table) recoverPods(ctx context.Context) {
 		case rec.Phase == phaseCreating:
 			if err := t.runPlan(p).Undo(ctx); err != nil {
 				log.Error(err, "Cannot undo a half-made pod; it is kept until a stop succeeds", "pod", p.id)
-				t.sinkPod(ctx, p, func(r *podRecord) { r.Phase = phaseStopping })
+				t.sinkPod(ctx, p, func(r *podRecord) { r.Phase, r.Trouble = phaseStopping, newTrouble("run", err) })
+				t.stopLater(p)
 				continue
 			}
 			t.forgetPod(p)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -71,6 +72,7 @@ func (t *Table) run(ctx context.Context, p *Pod) {
 			// yet stopped, so that the client's stop tries again.
 			klog.FromContext(ctx).Error(err, "Pod could not be undone and is kept as stopping", "pod", p.id)
 			t.sinkPod(ctx, p, func(r *podRecord) { r.Phase, r.Trouble = phaseStopping, newTrouble("run", err) })
+			t.stopLater(p)
 		}
 		p.err = err
 	}
@@ -102,7 +104,8 @@ func hasIPC(c *spec.Pod) bool     { return c.Namespaces.IPC == spec.ModePod }
 func sharesPIDs(c *spec.Pod) bool { return c.Namespaces.PID == spec.ModePod }
 func (t *Table) request(p *Pod) network.Request {
 	c := p.config // immutable
-	return network.Request{PodID: p.id, Namespace: c.Metadata.Namespace, Name: c.Metadata.Name, Netns: t.netns(p.id), Ports: c.Ports}
+	return network.Request{PodID: p.id, Namespace: c.Metadata.Namespace, Name: c.Metadata.Name, UID: c.Metadata.UID, Netns: t.netns(p.id), Ports: c.Ports,
+		Cluster: p.from == OriginKubelet, Handler: c.RuntimeHandler, Annotations: c.Annotations, DNS: c.DNS, CgroupParent: c.CgroupParent}
 }
 
 // runPlan is the table of RunPodSandbox.
@@ -112,8 +115,9 @@ func (t *Table) runPlan(p *Pod) steps.Plan {
 		{Name: "record", Do: func(context.Context) error { return t.podRows.Put(p.id, p.record()) }, Undo: func(context.Context) error { return t.podRows.Delete(p.id) }},
 		{Name: "directory", Do: func(context.Context) error { return t.makePodDir(p) }, Undo: func(context.Context) error { return t.removePodDir(p) }},
 		{Name: "namespaces", Do: func(context.Context) error { return t.makeNamespaces(p) }, Undo: func(context.Context) error { return t.removeNamespaces(p) }},
+		// What cannot be detached keeps its row and its namespaces, to be tried again.
+		{Name: "network", Do: func(ctx context.Context) error { return t.attach(ctx, p) }, Undo: func(ctx context.Context) error { return t.detach(ctx, p) }, Holds: true},
 		{Name: "files", Do: func(context.Context) error { return t.makeFiles(p) }, Undo: func(context.Context) error { return t.cfg.Volumes.UnmountShm(t.shmDir(p.id)) }},
-		{Name: "network", Do: func(ctx context.Context) error { return t.attach(ctx, p) }, Undo: func(ctx context.Context) error { return t.detach(ctx, p) }},
 		{Name: "shim", Do: func(ctx context.Context) error { return t.shims.ensure(ctx, t.shims.key(p)) }, Undo: func(ctx context.Context) error { return t.shims.release(ctx, p) }},
 		{Name: "init", Do: func(ctx context.Context) error { return t.startInit(ctx, p) }, Undo: func(ctx context.Context) error { return t.stopInit(ctx, p) }},
 		{Name: "hook", Do: func(ctx context.Context) error {
@@ -243,7 +247,14 @@ func (t *Table) attach(ctx context.Context, p *Pod) error {
 	if !hasNetns(p.config) {
 		return nil
 	}
-	return t.cfg.Network.Attach(ctx, t.request(p), p.record().Lease)
+	before := p.record().Lease
+	lease, err := t.cfg.Network.Attach(ctx, t.request(p), before)
+	if reflect.DeepEqual(lease, before) {
+		return err
+	}
+	// What was learnt is on disk before anything uses it: addresses that are not
+	// could be in use and not be known.
+	return errors.Join(err, t.setPod(p, func(r *podRecord) { r.Lease = lease }))
 }
 
 func (t *Table) detach(ctx context.Context, p *Pod) error {

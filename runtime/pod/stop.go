@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/berth-runtime/berth/runtime/steps"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
@@ -51,11 +52,41 @@ func (t *Table) stopPodLocked(ctx context.Context, p *Pod) error {
 	if _, err := t.stopPlan(p).Run(ctx); err != nil {
 		err = fmt.Errorf("cannot stop pod %s: %w", p.id, err)
 		t.sinkPod(ctx, p, func(r *podRecord) { r.Trouble = newTrouble("stop", err) })
+		t.stopLater(p)
 		return err
 	}
 	t.sampler.Forget(p.id)
 	t.emit(EventStopped, p.id, p)
 	return nil
+}
+
+// The pauses after which a stop that failed is tried again: each twice the one
+// before it.
+const (
+	firstPause   = time.Second
+	longestPause = 5 * time.Minute
+)
+
+// stopLater tries a stop again that failed, without anybody's asking: what a pod
+// holds on the network is needed by others, and its client may have given up.
+func (t *Table) stopLater(p *Pod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.retrying {
+		return
+	}
+	p.retrying = true
+	time.AfterFunc(min(firstPause<<min(p.retries, 20), longestPause), func() {
+		p.mu.Lock()
+		p.retrying = false
+		p.retries++
+		p.mu.Unlock()
+		t.goBackground(context.Background(), func(ctx context.Context) {
+			if t.knows(p.id) && p.phase() == phaseStopping {
+				logged(ctx, "Cannot stop a pod; it is tried again", t.stopPod(ctx, p))
+			}
+		})
+	})
 }
 
 // stopPlan is the table of StopPodSandbox. It only moves forward: after a

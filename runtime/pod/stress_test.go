@@ -169,7 +169,7 @@ func TestAFailedUndoIsTriedAgainByStop(t *testing.T) {
 	n.cfg.Network = net
 	n.boot(t)
 	n.network.fail = errors.New("no cable")
-	net.refuse.Store(2)
+	net.refuse.Store(1 << 30)
 	if _, err := n.Run(t.Context(), pod.ViewAll, podConfig("undo")); err == nil {
 		t.Fatal("the run succeeded")
 	}
@@ -183,12 +183,47 @@ func TestAFailedUndoIsTriedAgainByStop(t *testing.T) {
 	if err := n.Stop(t.Context(), pod.ViewAll, pods[0].ID); err == nil {
 		t.Fatal("the stop succeeded although the network refused")
 	}
+	if _, err := os.Stat(filepath.Join(n.cfg.NetnsDir, "berth-"+pods[0].ID)); err != nil {
+		t.Errorf("the network namespace is needed to detach the pod: %v", err)
+	}
+	net.refuse.Store(0)
 	if err := n.Stop(t.Context(), pod.ViewAll, pods[0].ID); err != nil {
 		t.Fatal(err)
 	}
 	if len(n.network.attached) > 0 {
 		t.Fatal("the pod is still attached")
 	}
+}
+
+// What could not be given back is tried again without anybody's asking, also by
+// the next daemon.
+func TestAFailedStopIsTriedAgainByItself(t *testing.T) {
+	n := newNode(t, pod.GroupNode)
+	net := &stubborn{noNetwork: n.network}
+	n.Close()
+	n.cfg.Network = net
+	n.boot(t)
+	podID, err := n.Run(t.Context(), pod.ViewAll, podConfig("again"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	net.refuse.Store(1 << 30)
+	if err := n.Stop(t.Context(), pod.ViewAll, podID); err == nil {
+		t.Fatal("the stop succeeded although the network refused")
+	}
+	n.boot(t)
+	net.refuse.Store(2)
+	within(t, "the stop", func() {
+		for {
+			n.network.mu.Lock()
+			held := n.network.leases[podID] || n.network.attached[podID]
+			n.network.mu.Unlock()
+			if !held {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	})
 }
 
 // A daemon that is told to end does not wait out a container's grace, and the

@@ -115,6 +115,8 @@ type Pod struct {
 	rec        podRecord
 	containers map[string]*container // by id
 	byName     map[spec.ContainerMetadata]*container
+	retrying   bool // a stop that failed is going to be tried again
+	retries    int  // how often it was
 }
 
 // container is one container of a Pod.

@@ -28,6 +28,9 @@ type Step struct {
 	Name string
 	Do   func(context.Context) error
 	Undo func(context.Context) error // nil: nothing to undo
+	// Holds keeps what came before it as it is while it cannot be undone: it is
+	// needed to try again.
+	Holds bool
 }
 
 // Plan is a verb applied to one object.
@@ -88,8 +91,8 @@ func (p Plan) Names() []string {
 	return out
 }
 
-// undo goes on after a step that cannot be undone: the more is gone the
-// better, and every reason is kept.
+// undo goes on after a step that cannot be undone, unless that one holds: the
+// more is gone the better, and every reason is kept.
 func undo(ctx context.Context, steps []Step, shown *Entry) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), UndoTimeout)
 	defer cancel()
@@ -101,6 +104,9 @@ func undo(ctx context.Context, steps []Step, shown *Entry) error {
 		shown.undo(steps[i].Name)
 		if err := steps[i].Undo(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("cannot undo %s: %w", steps[i].Name, err))
+			if steps[i].Holds {
+				break
+			}
 		}
 	}
 	return errors.Join(errs...)

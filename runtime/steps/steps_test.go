@@ -56,6 +56,19 @@ func TestUndoGoesOnPastWhatIsStuckAndKeepsEveryReason(t *testing.T) {
 	}
 }
 
+func TestAStepThatHoldsKeepsWhatCameBefore(t *testing.T) {
+	var undone []string
+	step := func(name string, holds bool, err error) steps.Step {
+		return steps.Step{Name: name, Do: func(context.Context) error { return nil }, Holds: holds,
+			Undo: func(context.Context) error { undone = append(undone, name); return err }}
+	}
+	stuck := errors.New("stuck")
+	p := steps.Plan{Verb: "v", Steps: []steps.Step{step("a", true, nil), step("b", true, stuck), step("c", false, stuck), step("d", true, nil)}}
+	if err := p.Undo(context.Background()); !errors.Is(err, stuck) || strings.Join(undone, "") != "dcb" {
+		t.Errorf("undone %q, %v", undone, err)
+	}
+}
+
 func TestCanceledCallerDoesNotStopTheUndo(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(context.Background())

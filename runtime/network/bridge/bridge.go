@@ -90,7 +90,8 @@ func (c Config) complete() (Config, error) {
 	return c, nil
 }
 
-// Bridge is the network.Network of this package.
+// Bridge is the network of this package. Its methods are those of
+// network.Network, but for Attach, which has nothing to add to a lease.
 type Bridge struct {
 	cfg   Config
 	host  *netlink.Handle // owned; closed by Close
@@ -122,8 +123,6 @@ const (
 	inKernel              // attached
 	restored              // attached if the kernel has its interface: see locate
 )
-
-var _ network.Network = (*Bridge)(nil)
 
 // New makes a network in the network namespace of the caller. It reads the
 // host and changes nothing. Where the host has no IPv6, neither have pods.

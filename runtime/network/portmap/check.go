@@ -27,6 +27,18 @@ func (t *Table) Check(entries []Entry) ([]string, error) {
 	return diffs, err
 }
 
+// Present tells whether the table is in the kernel, whatever it holds.
+func (t *Table) Present() (bool, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var chains map[string]*nftables.Chain
+	err := t.talkLocked(func(conn *nftables.Conn) (err error) {
+		chains, err = t.present(conn)
+		return err
+	})
+	return len(chains) > 0, err
+}
+
 func (t *Table) differences(conn *nftables.Conn, wanted []rule) ([]string, error) {
 	present, err := t.present(conn)
 	if err != nil {

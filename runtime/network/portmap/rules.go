@@ -60,24 +60,48 @@ func (c Config) rules(entries []Entry) ([]rule, error) {
 		rule{chainOutput, "::1 cannot be translated", join(address(destination, netip.PrefixFrom(netip.IPv6Loopback(), 128)), verdict(expr.VerdictReturn))},
 		rule{chainOutput, "to the host", toHostPorts},
 	)
-	return append(out, c.sources()...), nil
+	out = append(out, c.sources()...)
+	for _, e := range entries {
+		if e.Beside.IsValid() {
+			out = append(out, e.beside())
+		}
+	}
+	return out, nil
 }
 
 // guard closes what route_localnet opens on the bridge: without these rules a
 // pod could reach what the host serves on 127.0.0.1 only (CVE-2020-8558).
 func (c Config) guard() []rule {
 	loopback := netip.MustParsePrefix("127.0.0.0/8")
-	from := iface(expr.MetaKeyIIFNAME, expr.CmpOpEq, c.Bridge)
+	from := c.behind(expr.MetaKeyIIFNAME)
 	return []rule{
 		{chainGuard, "no pod reaches the host's loopback", join(from, address(destination, loopback), verdict(expr.VerdictDrop))},
 		{chainGuard, "no pod speaks as the host's loopback", join(from, address(source, loopback), verdict(expr.VerdictDrop))},
 	}
 }
 
+// behind matches the interface behind which the pods are, of packets from or to
+// them. Where that is not known it is any but the loopback: nothing that comes
+// in by another has an address of 127.0.0.0/8, unless it is what guard is for.
+func (c Config) behind(key expr.MetaKey) []expr.Any {
+	if c.Bridge == "" {
+		return iface(key, expr.CmpOpNeq, "lo")
+	}
+	return iface(key, expr.CmpOpEq, c.Bridge)
+}
+
+// beside is sources for one entry of a pod whose network is not ours: what comes
+// to it from its own network through a host port gets the answer through the
+// host as well.
+func (e Entry) beside() rule {
+	return rule{chainPostrouting, "beside the pod: " + e.String(), join(address(source, e.Beside),
+		address(destination, netip.PrefixFrom(e.PodIP, e.PodIP.BitLen())), translated(), []expr.Any{&expr.Masq{}})}
+}
+
 // sources gives packets a source address to which the answer comes back.
 func (c Config) sources() []rule {
 	masquerade := []expr.Any{&expr.Masq{}}
-	toPods := iface(expr.MetaKeyOIFNAME, expr.CmpOpEq, c.Bridge)
+	toPods := c.behind(expr.MetaKeyOIFNAME)
 	away := iface(expr.MetaKeyOIFNAME, expr.CmpOpNeq, c.Bridge)
 	out := []rule{{chainPostrouting, "the host's loopback to a host port",
 		join(toPods, address(source, netip.MustParsePrefix("127.0.0.0/8")), masquerade)}}

@@ -32,7 +32,7 @@ import (
 // Config says whose traffic the table is about.
 type Config struct {
 	Name       string         // of the nftables table
-	Bridge     string         // interface behind which the pods are
+	Bridge     string         // interface behind which the pods are; empty: not known, any but the loopback
 	Subnets    []netip.Prefix // of the pods
 	Masquerade bool           // pods leave the host under the host's address
 }
@@ -45,6 +45,7 @@ type Entry struct {
 	HostPort uint16
 	PodIP    netip.Addr
 	PodPort  uint16
+	Beside   netip.Prefix // the pod's network, where it is none of Config.Subnets
 }
 
 // String is what an administrator reads beside the rule.

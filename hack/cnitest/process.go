@@ -1,0 +1,26 @@
+package cnitest
+
+import (
+	"os"
+	"os/exec"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// hang waits until it is killed, with a child that holds its output open.
+func hang() {
+	child := exec.Command("sleep", "1000")
+	child.Stdout, child.Stderr = os.Stdout, os.Stderr
+	_ = child.Start()
+	for {
+		time.Sleep(time.Hour)
+	}
+}
+
+// leaveBehind starts a process that is to live on, as some plugins do.
+func leaveBehind() error {
+	child := exec.Command("sleep", "1000")
+	child.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	return child.Start()
+}
