@@ -84,6 +84,8 @@ func buildNetwork(ctx context.Context, cfg config) (nodeNetwork, error) {
 		MTU:               cfg.Network.MTU,
 		Masquerade:        cfg.Network.Masquerade,
 		SetIPForward:      cfg.Network.SetIPForward,
+		Isolated:          cfg.Network.Isolate,
+		AllowSpoofing:     cfg.Network.AllowSpoofing,
 		AllowRouteOverlap: cfg.Network.AllowRouteOverlap,
 		Ports:             ports,
 	})

@@ -68,6 +68,9 @@ type networkConfig struct {
 	MTU          int      `toml:"mtu,commented" comment:"0: that of the interface of the default route."`
 	SetIPForward bool     `toml:"set_ip_forward,commented" comment:"Switch forwarding on for the host. Without it the host must have it on."`
 
+	Isolate       bool `toml:"isolate,commented" comment:"Pods reach each other by published ports only."`
+	AllowSpoofing bool `toml:"allow_spoofing,commented" comment:"Let pods send from addresses that are not theirs, as one that routes for others\nmust. Otherwise frames, ARP, neighbour discovery and packets that a pod makes up\nin another's name go nowhere."`
+
 	AllowRouteOverlap bool `toml:"allow_route_overlap,commented" comment:"Make the bridge although a route of the host leads to addresses of a subnet;\nthe bridge hides those."`
 
 	CNI cniConfig `toml:"cni" comment:"Networks of the Container Network Interface."`

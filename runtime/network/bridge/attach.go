@@ -39,6 +39,10 @@ func (b *Bridge) attach(ctx context.Context, path string, l network.Lease) error
 	if err != nil {
 		return err
 	}
+	// First, so that the pod is heard from its first frame on.
+	if err := b.senders.admit(l); err != nil {
+		return err
+	}
 	if err := b.plug(path, l, bridge); err != nil {
 		return err
 	}
@@ -211,6 +215,8 @@ func (b *Bridge) Detach(_ context.Context, l network.Lease, _ string) error {
 	}
 	if err != nil && !isNoLink(err) {
 		errs = append(errs, fmt.Errorf("cannot delete %s: %w", hostLink(l.PodID), err))
+	} else {
+		errs = append(errs, b.senders.dismiss(l))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("cannot detach pod %s from bridge %s: %w", l.PodID, b.cfg.Name, err)
@@ -222,6 +228,6 @@ func (b *Bridge) setDetached(podID string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if g := b.leases[podID]; g != nil {
-		g.place = inMemory
+		g.place = detached
 	}
 }

@@ -10,11 +10,15 @@
 // restored lease only the kernel knows whether it is attached; it is asked
 // before anything is derived from that, so no verb waits for a Repair.
 //
-// The law: outside of its bridge, its veths and its table the package changes
+// A pod has NET_RAW and could send anything. A second table, of the bridge
+// itself, holds each pod to its own addresses in frames, ARP and neighbour
+// discovery, and lets none be a router (CVE-2020-10749).
+//
+// The law: outside of its bridge, its veths and its tables the package changes
 // nothing on the host, except ip_forward if the Config says so. The bridge is
 // made at first need, so a host whose pods use another network never sees it.
 //
-// Lock order: linkMu, tableMu, mu.
+// Lock order: linkMu, tableMu, the senders', mu.
 package bridge
 
 import (
@@ -31,6 +35,7 @@ import (
 
 	"github.com/berth-runtime/berth/runtime/network"
 	"github.com/berth-runtime/berth/runtime/network/portmap"
+	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
@@ -51,6 +56,17 @@ type Config struct {
 	// AllowRouteOverlap makes the bridge although a route of the host already
 	// leads to addresses of Subnets. Those would be hidden by the bridge.
 	AllowRouteOverlap bool
+
+	// Isolated keeps pods from each other: they meet by published ports only.
+	Isolated bool
+	// Internal keeps pods from everything beyond the host, and that from them.
+	Internal bool
+	// ApartFrom are the interfaces whose pods, or hosts, reach the pods of this
+	// bridge by published ports only, as in portmap.Config.
+	ApartFrom []string
+	// AllowSpoofing lets a pod send from any address, as one that routes for
+	// others must; else it speaks with its own, at every layer.
+	AllowSpoofing bool
 
 	// Ports are those of the host, which all networks of a node share; nil: no
 	// other network gives any.
@@ -87,6 +103,9 @@ func (c Config) complete() (Config, error) {
 		}
 		c.Subnets[i] = s.Masked()
 	}
+	if c.Isolated && c.AllowSpoofing {
+		return c, errkind.New(errkind.InvalidArgument, "cannot isolate the pods of bridge %s: those that may send from any address cannot be told apart", c.Name)
+	}
 	return c, nil
 }
 
@@ -98,8 +117,12 @@ type Bridge struct {
 	table *portmap.Table
 	ports *portmap.Ports
 
-	linkMu sync.Mutex // one maker of the bridge interface at a time
-	index  int        // guarded by linkMu: of the bridge interface; 0: not made by this process
+	senders *senders // nil: pods may send from any address
+
+	linkMu sync.Mutex     // one maker of the bridge interface at a time
+	index  int            // guarded by linkMu: of the bridge interface; 0: not made by this process
+	watch  func()         // guarded by linkMu: ends watching; nil: it has not begun
+	others sync.WaitGroup // goroutines that watch
 
 	tableMu sync.Mutex // held from reading the leases to writing the table
 
@@ -119,9 +142,10 @@ type grant struct {
 type place int
 
 const (
-	inMemory place = iota // not attached yet, or no longer
+	inMemory place = iota // not attached yet
 	inKernel              // attached
 	restored              // attached if the kernel has its interface: see locate
+	detached              // no longer
 )
 
 // New makes a network in the network namespace of the caller. It reads the
@@ -146,6 +170,9 @@ func New(cfg Config) (*Bridge, error) {
 		ports:  cmp.Or(cfg.Ports, &portmap.Ports{}),
 		leases: make(map[string]*grant),
 	}
+	if !cfg.AllowSpoofing {
+		b.senders = newSenders(cfg)
+	}
 	for _, s := range cfg.Subnets {
 		b.pools = append(b.pools, newPool(s))
 	}
@@ -154,14 +181,23 @@ func New(cfg Config) (*Bridge, error) {
 
 // table is what the network's nftables table is made of.
 func (c Config) table() portmap.Config {
-	return portmap.Config{Name: c.Table, Bridge: c.Name, Subnets: c.Subnets, Masquerade: c.Masquerade}
+	return portmap.Config{Name: c.Table, Bridge: c.Name, Subnets: c.Subnets, Masquerade: c.Masquerade && !c.Internal,
+		OwnSources: !c.AllowSpoofing, Isolated: c.Isolated, Internal: c.Internal, ApartFrom: c.ApartFrom}
 }
 
 // Close frees what New opened. The kernel's side stays as it is; no other
 // method may be called after.
 func (b *Bridge) Close() {
+	b.linkMu.Lock()
+	end := b.watch
+	b.linkMu.Unlock()
+	if end != nil {
+		end()
+	}
+	b.others.Wait()
 	b.host.Close()
 	b.table.Close()
+	b.senders.Close()
 }
 
 // Reserve implements network.Network. A host port that a process of the host
@@ -177,6 +213,9 @@ func (b *Bridge) Reserve(ctx context.Context, r network.Request) (network.Lease,
 		return clone(g.lease), nil
 	}
 	l := network.Lease{PodID: r.PodID, Pod: r.Pod()}
+	if b.cfg.Internal && slices.ContainsFunc(r.Ports, func(m spec.PortMapping) bool { return m.HostPort != 0 }) {
+		return l, errkind.New(errkind.InvalidArgument, "cannot reserve the network of pod %s: an internal network publishes no ports", r.PodID)
+	}
 	undo := func(err error) (network.Lease, error) {
 		b.releaseLocked(l)
 		return network.Lease{}, fmt.Errorf("cannot reserve the network of pod %s: %w", r.PodID, err)
@@ -262,6 +301,17 @@ func (b *Bridge) entries() []portmap.Entry {
 			continue
 		}
 		out = append(out, portmap.Entries(g.lease.PodID, g.lease.Addresses, g.lease.Ports)...)
+	}
+	return out
+}
+
+// heard is whom the table of senders is about.
+func (b *Bridge) heard() []voice {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []voice
+	for _, g := range b.leases {
+		out = append(out, voice{lease: g.lease, attached: g.place == inKernel, detached: g.place == detached})
 	}
 	return out
 }

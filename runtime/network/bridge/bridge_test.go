@@ -58,8 +58,11 @@ func TestHostPortsAnswerFromEverywhere(t *testing.T) {
 		w.answers(p.Netns, "10.210.0.1", 8080, "a", "10.210.0.1")
 		w.answers(p.Netns, hostV6, 8080, "a", "fd00:be:27::1")
 	}
-	if _, err := ask("", "tcp", "::1", 8080, patience); !errors.Is(err, syscall.ECONNREFUSED) {
-		t.Errorf("::1: got %v, want the host's own refusal", err)
+	if got, err := ask("", "tcp", "::1", 8080, patience); got != "a fd00:be:27::1" {
+		t.Errorf("::1: got %q, %v", got, err)
+	}
+	if _, err := ask("", "udp", "::1", 8080, patience); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("::1 over UDP: got %v, want the host's own refusal", err)
 	}
 	w.clean()
 }

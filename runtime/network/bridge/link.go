@@ -9,6 +9,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
@@ -58,7 +59,54 @@ func (b *Bridge) makeLocked(ctx context.Context) (netlink.Link, error) {
 		}
 	}
 	b.index = link.Attrs().Index
+	b.watchLocked()
 	return link, nil
+}
+
+// watchLocked begins to repair the tables whenever somebody else has changed
+// them, as a firewall does that reloads its rules. The caller holds linkMu.
+func (b *Bridge) watchLocked() {
+	if b.watch != nil {
+		return
+	}
+	ctx, end := context.WithCancel(context.Background())
+	b.watch = end
+	b.others.Go(func() {
+		if err := b.table.Watch(ctx, b.repairTables); err != nil {
+			klog.Background().Error(err, "Rules that others take away are found by a check only")
+		}
+	})
+}
+
+// repairTables writes the tables again if they are not what they should be.
+func (b *Bridge) repairTables() {
+	diffs, err := b.checkTables()
+	if err == nil && len(diffs) == 0 {
+		return
+	}
+	if err == nil {
+		err = b.publish()
+	}
+	if err != nil {
+		klog.Background().Error(err, "Cannot repair the rules of a bridge", "bridge", b.cfg.Name)
+		return
+	}
+	klog.Background().Info("Somebody changed the rules of a bridge; they are as recorded again", "bridge", b.cfg.Name, "was", diffs)
+}
+
+// checkTables compares both tables with the leases.
+func (b *Bridge) checkTables() ([]string, error) {
+	b.tableMu.Lock()
+	defer b.tableMu.Unlock()
+	if err := b.locate(); err != nil {
+		return nil, err
+	}
+	diffs, err := b.table.Check(b.entries())
+	if err != nil {
+		return nil, err
+	}
+	more, err := b.senders.check(b.heard)
+	return append(diffs, more...), err
 }
 
 func isNoLink(err error) bool {
@@ -196,7 +244,7 @@ func (b *Bridge) publish() error {
 	if err := b.locate(); err != nil {
 		return err
 	}
-	return b.table.Apply(b.entries())
+	return errors.Join(b.senders.write(b.heard), b.table.Apply(b.entries()))
 }
 
 // republish changes leases and has the table follow. Nobody who holds tableMu

@@ -35,6 +35,13 @@ func (b *Bridge) Status(ctx context.Context) error {
 	return nil
 }
 
+// InUse tells whether any pod has a lease.
+func (b *Bridge) InUse() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.leases) > 0
+}
+
 // Check implements network.Network.
 func (b *Bridge) Check(ctx context.Context) ([]string, error) {
 	if err := ctx.Err(); err != nil {
@@ -71,10 +78,8 @@ func (b *Bridge) Check(ctx context.Context) ([]string, error) {
 			diffs = append(diffs, fmt.Sprintf("interface %s on bridge %s belongs to no pod", name, b.cfg.Name))
 		}
 	}
-	b.tableMu.Lock()
-	defer b.tableMu.Unlock()
-	inTable, err := b.table.Check(b.entries())
-	return append(diffs, inTable...), err
+	inTables, err := b.checkTables()
+	return append(diffs, inTables...), err
 }
 
 // checkBridge compares the bridge itself. Its index is 0 if there is none.
@@ -157,7 +162,7 @@ func (b *Bridge) Teardown() error {
 	b.linkMu.Lock()
 	defer b.linkMu.Unlock()
 	b.index = 0
-	errs := []error{b.table.Remove()}
+	errs := []error{b.table.Remove(), b.senders.remove()}
 	remove := func(l netlink.Link) {
 		if err := b.host.LinkDel(l); err != nil && !isNoLink(err) {
 			errs = append(errs, fmt.Errorf("cannot delete interface %s: %w", l.Attrs().Name, err))

@@ -26,6 +26,9 @@ import (
 // TestMain runs the tests once more inside network and mount namespaces of
 // their own: for them those are the host, and the real host is not touched.
 func TestMain(m *testing.M) {
+	if what := os.Getenv(otherDoes); what != "" {
+		beTheOther(what)
+	}
 	const inside = "BERTH_BRIDGE_TEST_INSIDE"
 	if os.Geteuid() != 0 || os.Getenv(inside) != "" {
 		os.Exit(m.Run())
@@ -76,11 +79,19 @@ func newWorld(t *testing.T, change func(*Config)) *world {
 	return w
 }
 
+// newBridge is what a daemon that starts would make; the one before has ended.
 func (w *world) newBridge(cfg Config) *Bridge {
 	w.Helper()
+	if w.b != nil {
+		w.b.Close()
+	}
 	b, err := New(cfg)
 	w.ok(err)
-	w.Cleanup(b.Close)
+	w.Cleanup(func() {
+		if w.b == b {
+			b.Close()
+		}
+	})
 	return b
 }
 

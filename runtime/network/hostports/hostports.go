@@ -12,12 +12,14 @@
 package hostports
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
 	"sync"
 
 	"github.com/vishvananda/netlink"
+	"k8s.io/klog/v2"
 
 	"github.com/berth-runtime/berth/runtime/network"
 	"github.com/berth-runtime/berth/runtime/network/portmap"
@@ -29,17 +31,50 @@ type Table struct {
 	name  string
 	table *portmap.Table
 
+	watchOnce sync.Once
+	watching  sync.WaitGroup
+	ctx       context.Context // ends with Close
+	end       context.CancelFunc
+
 	mu        sync.Mutex
 	published map[string][]portmap.Entry // guarded by mu, also while the table is written; by pod
 }
 
 // New names the nftables table; it does not touch the kernel.
 func New(ports *portmap.Ports, name string) *Table {
-	return &Table{ports: ports, name: name, table: portmap.New(portmap.Config{Name: name}), published: map[string][]portmap.Entry{}}
+	t := &Table{ports: ports, name: name, table: portmap.New(portmap.Config{Name: name}), published: map[string][]portmap.Entry{}}
+	t.ctx, t.end = context.WithCancel(context.Background())
+	return t
 }
 
 // Close frees what is open; the table stays in the kernel.
-func (t *Table) Close() { t.table.Close() }
+func (t *Table) Close() {
+	t.end()
+	t.watching.Wait()
+	t.table.Close()
+}
+
+// watch begins to put the table back whenever somebody else has changed it, as
+// a firewall does that reloads its rules.
+func (t *Table) watch() {
+	t.watchOnce.Do(func() {
+		t.watching.Go(func() {
+			err := t.table.Watch(t.ctx, func() {
+				diffs, err := t.Check()
+				if err == nil && len(diffs) > 0 {
+					klog.Background().Info("Somebody changed the rules of host ports; they are written again", "was", diffs)
+					err = t.Repair()
+				}
+				if err != nil {
+					klog.Background().Error(err, "Cannot repair the rules of host ports")
+				}
+			})
+			if err != nil {
+				klog.Background().Error(err, "Rules of host ports that others take away are found by a check only")
+			}
+		})
+	})
+}
 
 // Hold grants the host ports of a request to its pod and adds them to its lease;
 // errkind.AlreadyExists names who has one of them.
@@ -61,6 +96,7 @@ func (t *Table) Held(l network.Lease) error {
 // Known tells, at start-up, that a lease that has been told of by Held is
 // published. The table is written with it at the next opportunity.
 func (t *Table) Known(l network.Lease, subnets []netip.Prefix) {
+	t.watch()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.published[l.PodID] = entriesOf(l, subnets)
@@ -74,6 +110,7 @@ func (t *Table) Free(podID string) { t.ports.GiveBack(podID) }
 // host. Idempotent.
 func (t *Table) Publish(l network.Lease, subnets []netip.Prefix) error {
 	entries := entriesOf(l, subnets)
+	t.watch()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before, had := t.published[l.PodID]

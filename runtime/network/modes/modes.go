@@ -152,7 +152,7 @@ func (n *Network) Check(ctx context.Context) ([]string, error) {
 func (n *Network) Repair(ctx context.Context) error {
 	errs := []error{n.cni.Repair(ctx)}
 	wrong, err := n.bridge.Check(ctx)
-	if errs = append(errs, err); n.mode == Bridge || len(wrong) > 0 {
+	if errs = append(errs, err); n.mode == Bridge || len(wrong) > 0 || n.bridge.InUse() {
 		errs = append(errs, n.bridge.Repair(ctx))
 	}
 	return errors.Join(errs...)

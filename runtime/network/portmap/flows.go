@@ -16,6 +16,10 @@ import (
 type staleFlows struct {
 	gone []Entry // flows that these took lead to a pod that is no longer meant
 	come []Entry // flows that reached the host before these were published
+	// unexplained are the pods' subnets, if whoever wrote the table before is not
+	// known: what leads there by no entry of kept is stale.
+	unexplained []netip.Prefix
+	kept        []Entry
 }
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
@@ -32,17 +36,26 @@ func (s staleFlows) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 	took := func(e Entry) bool {
 		return f.Forward.DstPort == e.HostPort && asked.Is4() == e.PodIP.Is4() && (!e.HostIP.IsValid() || e.HostIP == asked)
 	}
+	toPod := func(p netip.Prefix) bool { return answers != asked && p.Contains(answers) }
+	if slices.ContainsFunc(s.unexplained, toPod) &&
+		!slices.ContainsFunc(s.kept, func(e Entry) bool { return e.Protocol == "udp" && took(e) && answers == e.PodIP }) {
+		return true
+	}
 	return slices.ContainsFunc(s.gone, func(e Entry) bool { return took(e) && answers == e.PodIP }) ||
 		slices.ContainsFunc(s.come, func(e Entry) bool { return took(e) && answers == asked })
 }
 
 // forgetFlows deletes the stale flows of a change. It costs a dump of the
-// tracked connections, so it does so only if UDP ports have changed.
-func forgetFlows(before, after []Entry) error {
-	s := staleFlows{gone: udpWithout(before, after), come: udpWithout(after, before)}
+// tracked connections, so it does so only if UDP ports have changed, or where
+// it is not known what they were.
+func (t *Table) forgetFlows(after []Entry) error {
+	s := staleFlows{gone: udpWithout(t.last, after), come: udpWithout(after, t.last)}
+	if !t.written {
+		s.unexplained, s.kept = t.cfg.Subnets, after
+	}
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 		of := func(e Entry) bool { return e.PodIP.Is4() == (family == unix.AF_INET) }
-		if !slices.ContainsFunc(s.gone, of) && !slices.ContainsFunc(s.come, of) {
+		if len(s.unexplained) == 0 && !slices.ContainsFunc(s.gone, of) && !slices.ContainsFunc(s.come, of) {
 			continue
 		}
 		if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, s); err != nil {

@@ -200,6 +200,10 @@ func Entries(podID string, addresses []netip.Addr, mappings []spec.PortMapping) 
 			}
 			out = append(out, e)
 		}
+		if only4 := len(addresses) == 1 && addresses[0].Is4(); only4 && !on.IsValid() && m.Protocol == "tcp" {
+			// Nothing else would answer whoever looks for localhost as ::1.
+			out = append(out, Entry{PodID: podID, Protocol: m.Protocol, HostIP: netip.IPv6Loopback(), HostPort: m.HostPort, PodIP: addresses[0], PodPort: m.ContainerPort})
+		}
 	}
 	return out
 }

@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/nftables"
 	mdnetlink "github.com/mdlayher/netlink"
+
+	"github.com/berth-runtime/berth/runtime/network/nft"
 )
 
 // Probe tells whether the kernel takes the rules of a table like c's, with ports
@@ -22,14 +24,14 @@ func Probe(c Config) error {
 	if err != nil {
 		return err
 	}
-	conn, err := dial()
+	var socket nft.Socket
+	defer socket.Close()
+	err = socket.Talk(func(conn *nftables.Conn) error {
+		c.write(conn, rules)
+		conn.DelTable(c.table())
+		return conn.Flush()
+	})
 	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.CloseLasting() }()
-	c.write(conn, rules)
-	conn.DelTable(&nftables.Table{Name: c.Name, Family: nftables.TableFamilyINet})
-	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("cannot make a table of nat rules: %w", withoutJoin(err))
 	}
 	return nil

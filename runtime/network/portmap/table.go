@@ -8,10 +8,9 @@
 // other table is read or written, and nobody else writes to ours.
 //
 // What the kernel cannot do here: a packet to ::1 cannot be translated, it
-// would leave the host with a source that no answer comes back to. Host ports
-// therefore answer on 127.0.0.1 and on every other local address of both
-// families, and a connection to ::1 finds what the host itself listens on. Also,
-// an accept in this table does not override a drop in another one: a host
+// would leave the host with a source that no answer comes back to. For TCP the
+// daemon itself listens there and forwards, as long as it runs; UDP and SCTP
+// to ::1 find what the host itself has there. Also, an accept in this table does not override a drop in another one: a host
 // whose FORWARD policy is drop must let the bridge through by itself.
 package portmap
 
@@ -24,9 +23,9 @@ import (
 	"sync"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/userdata"
-	mdnetlink "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/runtime/network/nft"
 )
 
 // Config says whose traffic the table is about.
@@ -35,6 +34,12 @@ type Config struct {
 	Bridge     string         // interface behind which the pods are; empty: not known, any but the loopback
 	Subnets    []netip.Prefix // of the pods
 	Masquerade bool           // pods leave the host under the host's address
+	OwnSources bool           // drop what pods send from addresses outside Subnets
+	Isolated   bool           // pods reach each other by host ports only
+	Internal   bool           // pods reach the host and each other only, and are reached by these
+	// ApartFrom are interfaces from which pods can be reached by host ports only;
+	// a star at the end stands for any end of the name, and alone for all.
+	ApartFrom []string
 }
 
 // Entry publishes one port of a pod at one address family of the host.
@@ -72,20 +77,24 @@ func compareEntries(a, b Entry) int {
 type Table struct {
 	cfg Config
 
-	mu    sync.Mutex
-	last  []Entry        // guarded by mu: what this process applied last
-	known bool           // guarded by mu: the table was written with last, and nobody of ours has touched it since
-	conn  *nftables.Conn // guarded by mu, owned; nil until needed and after a failure
+	mu      sync.Mutex
+	last    []Entry    // guarded by mu: what this process applied last
+	written bool       // guarded by mu: this process has written the table, so that last is what led where
+	known   bool       // guarded by mu: the table was written with last, and nobody of ours has touched it since
+	socket  nft.Socket // guarded by mu, owned
+	local   loopback   // what answers on ::1
 }
 
 // New names a table; it does not touch the kernel.
 func New(cfg Config) *Table { return &Table{cfg: cfg} }
 
-// Close frees what the other methods opened; the table stays in the kernel.
+// Close frees what the other methods opened, the listeners at ::1 among it; the
+// table stays in the kernel.
 func (t *Table) Close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.hangUpLocked()
+	t.socket.Close()
+	t.local.close()
 }
 
 // Apply makes the table hold exactly entries, whatever it held before. UDP
@@ -110,8 +119,8 @@ func (t *Table) Update(entries []Entry) error {
 	}
 	if !t.known && len(entries) == 0 {
 		var chains map[string]*nftables.Chain
-		err := t.talkLocked(func(conn *nftables.Conn) (err error) {
-			chains, err = t.present(conn)
+		err := t.socket.Talk(func(conn *nftables.Conn) (err error) {
+			chains, err = nft.Chains(conn, t.cfg.table())
 			return err
 		})
 		if err != nil || len(chains) == 0 {
@@ -129,35 +138,30 @@ func (t *Table) applyLocked(entries []Entry) error {
 	if err != nil {
 		return err
 	}
-	err = t.talkLocked(func(conn *nftables.Conn) error {
+	err = t.socket.Talk(func(conn *nftables.Conn) error {
 		t.cfg.write(conn, rules)
 		return conn.Flush()
 	})
 	if err != nil {
 		return fmt.Errorf("cannot write nftables table %s with %d host ports: %w", t.cfg.Name, len(entries), err)
 	}
-	if err := forgetFlows(t.last, entries); err != nil {
+	if err := t.forgetFlows(entries); err != nil {
 		return err
 	}
+	t.written = true
+	t.local.set(entries)
 	t.last, t.known = entries, true
 	return nil
 }
 
+func (c Config) table() *nftables.Table {
+	return &nftables.Table{Name: c.Name, Family: nftables.TableFamilyINet}
+}
+
 // write queues what makes the table hold exactly rules.
-func (c Config) write(conn *nftables.Conn, rules []rule) {
-	table := &nftables.Table{Name: c.Name, Family: nftables.TableFamilyINet}
-	conn.AddTable(table) // so that there is one to delete
-	conn.DelTable(table)
-	conn.AddTable(table)
-	chains := make(map[string]*nftables.Chain)
-	for _, chain := range c.chains() {
-		chain.Table = table
-		chains[chain.Name] = conn.AddChain(chain)
-	}
-	for _, r := range rules {
-		conn.AddRule(&nftables.Rule{Table: table, Chain: chains[r.chain], Exprs: r.exprs,
-			UserData: userdata.AppendString(nil, userdata.TypeComment, r.comment)})
-	}
+func (c Config) write(conn *nftables.Conn, rules []nft.Rule) {
+	nft.Renew(conn, c.table())
+	nft.Fill(conn, c.table(), c.chains(), rules)
 }
 
 // Remove deletes the table. A table that is absent is success.
@@ -165,54 +169,17 @@ func (t *Table) Remove() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.known = false
-	err := t.talkLocked(func(conn *nftables.Conn) error {
-		conn.DelTable(&nftables.Table{Name: t.cfg.Name, Family: nftables.TableFamilyINet})
+	err := t.socket.Talk(func(conn *nftables.Conn) error {
+		conn.DelTable(t.cfg.table())
 		return conn.Flush()
 	})
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("cannot delete nftables table %s: %w", t.cfg.Name, err)
 	}
-	before := t.last
+	t.local.set(nil)
+	if err := t.forgetFlows(nil); err != nil {
+		return err
+	}
 	t.last = nil
-	return forgetFlows(before, nil)
-}
-
-// talkLocked runs fn with a socket that is kept for the next time: closing one
-// that has changed nftables waits for an RCU grace period, which is ten times
-// the price of the change (NETLINK_URELEASE in nf_tables_api.c). After a
-// failure answers may be left in it, so then it is closed all the same.
-func (t *Table) talkLocked(fn func(*nftables.Conn) error) error {
-	if t.conn == nil {
-		conn, err := dial()
-		if err != nil {
-			return err
-		}
-		t.conn = conn
-	}
-	err := fn(t.conn)
-	if err != nil {
-		t.hangUpLocked()
-	}
-	return err
-}
-
-func (t *Table) hangUpLocked() {
-	if t.conn != nil {
-		_ = t.conn.CloseLasting()
-		t.conn = nil
-	}
-}
-
-// dial opens nftables in the network namespace of the calling thread.
-func dial() (*nftables.Conn, error) {
-	// The kernel takes a transaction as one datagram and acknowledges each of
-	// its messages; the default buffers end at a few hundred host ports.
-	const buffer = 8 << 20
-	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *mdnetlink.Conn) error {
-		return errors.Join(c.SetReadBuffer(buffer), c.SetWriteBuffer(buffer))
-	}))
-	if err != nil {
-		return nil, fmt.Errorf("cannot open nftables: %w", err)
-	}
-	return conn, nil
+	return nil
 }
