@@ -22,15 +22,11 @@ func (s *Service) Prepare(ctx context.Context, containerID, imageID string) erro
 		return err
 	}
 	defer s.snapshotLocks.Lock(containerID)()
-	image, err := s.Status(ctx, imageID)
-	if err == nil {
-		err = s.trustImage(ctx, image.ID)
-	}
-	if err != nil {
+	if err := s.trustSource(ctx, imageID); err != nil {
 		return kinded(err, "cannot prepare snapshot of container %s from image %s", containerID, imageID)
 	}
 	var row meta.Snapshot
-	err = s.step(verbSnapshot, "rows", func() (err error) {
+	err := s.step(verbSnapshot, "rows", func() (err error) {
 		row, err = s.snapshotOf(ctx, containerID, imageID)
 		return err
 	})
@@ -43,6 +39,22 @@ func (s *Service) Prepare(ctx context.Context, containerID, imageID string) erro
 	return nil
 }
 
+// trustSource makes sure that a container can start on an image, or on what a
+// build serves by that name.
+func (s *Service) trustSource(ctx context.Context, imageID string) error {
+	s.mu.Lock()
+	root, ok := s.served[imageID]
+	s.mu.Unlock()
+	if ok {
+		return s.trust(ctx, root.layers)
+	}
+	image, err := s.Status(ctx, imageID)
+	if err != nil {
+		return err
+	}
+	return s.trustImage(ctx, image.ID)
+}
+
 // makeSnapshot makes the directories of a snapshot that has a row.
 func (s *Service) makeSnapshot(row meta.Snapshot) error {
 	return snapshot.At(s.snapshotDir(row.Container)).Create(s.rootOf(row), nil)
@@ -52,18 +64,24 @@ func (s *Service) makeSnapshot(row meta.Snapshot) error {
 // is none.
 func (s *Service) snapshotOf(ctx context.Context, containerID, imageID string) (row meta.Snapshot, err error) {
 	err = s.change(func(tx *meta.Tx, st *meta.State) error {
-		image, err := s.Status(ctx, imageID)
-		if err != nil {
-			return err
+		id := imageID
+		root, served := s.served[imageID]
+		layers := root.layers
+		if !served {
+			image, err := s.Status(ctx, imageID)
+			if err != nil {
+				return err
+			}
+			id, layers = image.ID, st.Images[image.ID].Layers
 		}
 		old, ok := st.Snapshots[containerID]
-		if ok && old.Image != image.ID {
+		if ok && old.Image != id {
 			return errkind.New(errkind.AlreadyExists, "it has one already, of image %s", old.Image)
 		}
 		if row = old; ok {
 			return nil
 		}
-		row = meta.Snapshot{Container: containerID, Image: image.ID, Layers: st.Images[image.ID].Layers, Created: time.Now()}
+		row = meta.Snapshot{Container: containerID, Image: id, Layers: layers, Created: time.Now()}
 		tx.PutSnapshot(row)
 		st.Snapshots[containerID] = row
 		return nil

@@ -30,6 +30,8 @@
 //	Root/s/CONTAINER/work   overlayfs' own
 //	Root/ingest/            what was received of layers under way; dropped when it is of no use, or cheap to get
 //	Root/spool/             archives being loaded, saved or pushed
+//	Root/b/BUILD/           what a build under way has mounted and received
+//	Root/c/CACHE/           what commands of builds keep for later ones (RUN --mount=type=cache)
 //	Root/empty/             stands for the layers of an image that has none
 //
 // The laws.
@@ -53,10 +55,14 @@
 // gone, what makes its tar again, a blob. A start repairs what it needs by
 // itself, without anybody's credentials, since none are stored.
 //
-// A layer lives while an image, a snapshot or a running install has it. What
-// removes the last of these frees the layer before it returns. Before and after
-// each step of what changes the store the crash test kills the daemon; see
-// StepNames.
+// A build (see package build) writes each layer when it has it, with a row that
+// says by which step; a later build finds it there. Such a row keeps its layer
+// until Prune, or until there are more than Config.BuildCache allows.
+//
+// A layer lives while an image, a snapshot, a step of a build or a running
+// install has it. What removes the last of these frees the layer before it
+// returns. Before and after each step of what changes the store the crash test
+// kills the daemon; see StepNames.
 //
 // List, Status, Usage and Snapshots read an immutable view and never wait.
 // Usage is accounted when a layer is committed, with all that lies beside it,

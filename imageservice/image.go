@@ -31,6 +31,7 @@ type Config struct {
 	Ranges            Ranges            // how large blobs are fetched
 	Pinned            []string          // references that image garbage collection must leave alone
 	KeepBlobs         bool              // keep the blobs of layers too, so that save and push send those, by the manifest that came with them
+	BuildCache        int64             // bytes of layers that only the cache of builds keeps; 0 means 10 GiB
 	NoTarSplit        bool              // do not keep what makes a layer's tar again: saves little, and forbids to save and push
 
 	Verifiers verifier.Programs // asked at each pull

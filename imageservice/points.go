@@ -17,6 +17,7 @@ const (
 	verbRemove   verb = "image-remove"
 	verbSnapshot verb = "snapshot-make"
 	verbDiscard  verb = "snapshot-remove"
+	verbBuild    verb = "build"
 )
 
 // step does one step between its two failpoints.

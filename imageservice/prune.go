@@ -21,11 +21,15 @@ type Pruned struct {
 	Bytes  uint64  // freed, as accounted
 }
 
-// Prune removes images that no container has, never pinned ones, and frees
-// what only they used before it returns. Whether a container has an image is
+// Prune removes images that no container has, never pinned ones, and all that
+// the cache of builds has but what a running one holds, and frees what only they
+// used before it returns. Whether a container has an image is
 // read in the transaction that deletes it, so none loses its image meanwhile.
 func (s *Service) Prune(_ context.Context, scope PruneScope) (Pruned, error) {
 	var p Pruned
+	if err := s.removeCaches(); err != nil {
+		return p, kinded(err, "cannot prune the caches of builds")
+	}
 	err := s.collect(verbRemove, func(tx *meta.Tx, st *meta.State) {
 		blobs := namedBlobs(*st)
 		used := map[string]bool{}
@@ -38,6 +42,10 @@ func (s *Service) Prune(_ context.Context, scope PruneScope) (Pruned, error) {
 			}
 			p.Images = append(p.Images, image)
 			deleteImage(tx, st, image.ID)
+		}
+		for key := range st.Builds {
+			tx.DeleteBuild(key)
+			delete(st.Builds, key)
 		}
 		for d := range namedBlobs(*st) {
 			delete(blobs, d)

@@ -25,6 +25,7 @@ func cloneState(st meta.State) meta.State {
 		Tags:      maps.Clone(st.Tags),
 		Layers:    maps.Clone(st.Layers),
 		Snapshots: maps.Clone(st.Snapshots),
+		Builds:    maps.Clone(st.Builds),
 	}
 }
 
@@ -95,6 +96,7 @@ type findings struct {
 	lostLayers    []uint64          // rows without a directory
 	lostSnapshots []string          // rows without a directory: a Prepare or Discard that was cut
 	rubbish       []string          // paths that no row names
+	workspaces    []string          // directories of builds that are not under way
 	looseBlobs    []digest.Digest   // blobs that no row names
 }
 
@@ -133,6 +135,15 @@ func (s *Service) inspect() (findings, error) {
 	}
 	for name := range snapshots {
 		f.rubbish = append(f.rubbish, s.snapshotsDir()+"/"+name)
+	}
+	workspaces, err := names(s.buildsDir())
+	if err != nil {
+		return f, err
+	}
+	for name := range workspaces {
+		if !s.building[name] {
+			f.workspaces = append(f.workspaces, s.buildsDir()+"/"+name)
+		}
 	}
 	for id, row := range s.state.Images {
 		if why := s.whyBroken(id, row); why != "" {
@@ -206,6 +217,9 @@ func (s *Service) Check(context.Context) ([]string, error) {
 	}
 	for _, path := range f.rubbish {
 		lines = append(lines, fmt.Sprintf("%s has no row", path))
+	}
+	for _, path := range f.workspaces {
+		lines = append(lines, fmt.Sprintf("%s belongs to no build", path))
 	}
 	for _, d := range f.looseBlobs {
 		lines = append(lines, fmt.Sprintf("blob %s belongs to no image", d))

@@ -167,7 +167,8 @@ func (s *Service) collectRows(v verb, do func(*meta.Tx, *meta.State)) (dead []ui
 	return dead, err
 }
 
-// unused lists the layers that no image, no snapshot and no install uses.
+// unused lists the layers that no image, no snapshot, no step of a build and no
+// install uses.
 func unused(st meta.State, held map[uint64]int) (seqs []uint64) {
 	used := map[uint64]bool{}
 	for _, i := range st.Images {
@@ -179,6 +180,9 @@ func unused(st meta.State, held map[uint64]int) (seqs []uint64) {
 		for _, seq := range c.Layers {
 			used[seq] = true
 		}
+	}
+	for _, b := range st.Builds {
+		used[b.Layer] = true
 	}
 	for seq := range st.Layers {
 		if !used[seq] && held[seq] == 0 {

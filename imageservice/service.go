@@ -14,6 +14,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/berth-runtime/berth/imageservice/build"
 	"github.com/berth-runtime/berth/imageservice/content"
 	"github.com/berth-runtime/berth/imageservice/manifest"
 	"github.com/berth-runtime/berth/imageservice/meta"
@@ -63,6 +64,9 @@ type Service struct {
 	dying     map[uint64]bool            // layers without a row whose directories are being removed
 	pulls     map[string]*pull
 	nextSeq   uint64
+	building  map[string]bool       // builds under way, by the names of their directories
+	served    map[string]servedRoot // what containers of builds are made of, by name
+	caches    caches
 }
 
 // Open opens the store under cfg.Root, makes it if it is absent, and removes
@@ -98,6 +102,8 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		flights:   map[string]*flight{},
 		dying:     map[uint64]bool{},
 		pulls:     map[string]*pull{},
+		building:  map[string]bool{},
+		served:    map[string]servedRoot{},
 		ratioPad:  defaultRatioPad,
 		youngPart: defaultYoungPart,
 		verified:  make(chan struct{}),
@@ -128,7 +134,11 @@ func (s *Service) open(ctx context.Context) (err error) {
 	if err := removeTree(s.spoolDir()); err != nil {
 		return err
 	}
-	for _, dir := range []string{s.layersDir(), s.snapshotsDir(), s.spoolDir(), s.emptyDir()} {
+	// So does what builds had mounted.
+	if err := build.RemoveWorkspace(s.buildsDir()); err != nil {
+		return err
+	}
+	for _, dir := range []string{s.layersDir(), s.snapshotsDir(), s.spoolDir(), s.buildsDir(), s.cachesDir(), s.emptyDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
@@ -186,6 +196,8 @@ func (s *Service) Close() error {
 func (s *Service) layersDir() string    { return filepath.Join(s.cfg.Root, "l") }
 func (s *Service) snapshotsDir() string { return filepath.Join(s.cfg.Root, "s") }
 func (s *Service) spoolDir() string     { return filepath.Join(s.cfg.Root, "spool") }
+func (s *Service) buildsDir() string    { return filepath.Join(s.cfg.Root, "b") }
+func (s *Service) cachesDir() string    { return filepath.Join(s.cfg.Root, "c") }
 func (s *Service) emptyDir() string     { return filepath.Join(s.cfg.Root, "empty") }
 
 func (s *Service) layerDir(seq uint64) string {

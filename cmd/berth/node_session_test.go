@@ -17,6 +17,10 @@ import (
 // adminNode has the admin service's methods that CRI has by the same name.
 type adminNode struct{ *node }
 
+func (adminNode) Build(grpc.BidiStreamingServer[api.Frame, api.Frame]) error {
+	return status.Error(codes.Unimplemented, "it does not build")
+}
+
 type frames = grpc.BidiStreamingServer[api.Frame, api.Frame]
 
 func send(s frames, kind api.FrameKind, text string) error {

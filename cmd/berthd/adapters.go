@@ -31,6 +31,9 @@ func (a podImages) Snapshots(ctx context.Context) ([]string, error) {
 }
 
 func (a podImages) Resolve(ctx context.Context, ref string) (*spec.ImageConfig, error) {
+	if user, ok := a.Served(ref); ok { // to a command of a build, which says the rest itself
+		return &spec.ImageConfig{ID: ref, Ref: ref, Name: ref, User: user}, nil
+	}
 	img, err := a.Status(ctx, ref)
 	if err != nil {
 		return nil, err

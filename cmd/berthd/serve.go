@@ -50,6 +50,7 @@ func serve(ctx context.Context, cfg config) (err error) {
 	if err := d.pods.Recover(ctx); err != nil {
 		return err
 	}
+	buildRunner{d.pods}.sweep(ctx)
 	if err := d.plugins.start(d.pods); err != nil {
 		return err
 	}

@@ -172,6 +172,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		admin: admin.New(admin.Config{
 			Pods:   pods,
 			Images: images,
+			Runner: buildRunner{pods},
 			Steps:  stepNames(),
 			Events: happened.Read,
 

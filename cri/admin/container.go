@@ -46,11 +46,24 @@ func (s *Server) ended(id string) bool {
 
 // Wait returns when the container has ended.
 func (s *Server) Wait(ctx context.Context, r *api.ContainerRequest) (*api.WaitResult, error) {
+	c, err := Ended(ctx, s.cfg.Pods, r.Container)
+	if err != nil {
+		return nil, err
+	}
+	return &api.WaitResult{ExitCode: c.ExitCode, OOM: c.Reason == reasonOOM, Error: c.Message}, nil
+}
+
+// Ended waits until a container has ended and gives how. FailedPrecondition if
+// it is removed meanwhile.
+func Ended(ctx context.Context, pods interface {
+	Container(v pod.View, id string) (*pod.ContainerStatus, error)
+	Subscribe(ctx context.Context) <-chan pod.Event
+}, container string) (*pod.ContainerStatus, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the subscription
 	// Subscribed before looking, so that no exit falls between.
-	events := s.cfg.Pods.Subscribe(ctx)
-	c, err := s.cfg.Pods.Container(pod.ViewAll, r.Container)
+	events := pods.Subscribe(ctx)
+	c, err := pods.Container(pod.ViewAll, container)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +71,7 @@ func (s *Server) Wait(ctx context.Context, r *api.ContainerRequest) (*api.WaitRe
 	for c.State != pod.StateExited {
 		e, ok := <-events
 		if !ok && ctx.Err() == nil {
-			events = s.cfg.Pods.Subscribe(ctx) // too many to keep; look once more
+			events = pods.Subscribe(ctx) // too many to keep; look once more
 		} else if !ok {
 			return nil, ctx.Err()
 		}
@@ -70,7 +83,7 @@ func (s *Server) Wait(ctx context.Context, r *api.ContainerRequest) (*api.WaitRe
 			c = seen
 			continue
 		}
-		c, err = s.cfg.Pods.Container(pod.ViewAll, id)
+		c, err = pods.Container(pod.ViewAll, id)
 		if errkind.Is(err, errkind.NotFound) {
 			return nil, errkind.New(errkind.FailedPrecondition, "container %s was removed before it was seen to end", id)
 		}
@@ -78,7 +91,7 @@ func (s *Server) Wait(ctx context.Context, r *api.ContainerRequest) (*api.WaitRe
 			return nil, err
 		}
 	}
-	return &api.WaitResult{ExitCode: c.ExitCode, OOM: c.Reason == reasonOOM, Error: c.Message}, nil
+	return c, nil
 }
 
 // Top lists the processes of a container.

@@ -54,6 +54,7 @@ type Images interface {
 	Load(ctx context.Context, r io.Reader, progress func(imageservice.Progress)) ([]imageservice.Image, error)
 	Save(ctx context.Context, names []string, format imageservice.ArchiveFormat, w io.Writer) error
 	Push(ctx context.Context, r imageservice.PushRequest) (digest.Digest, error)
+	Build(ctx context.Context, r imageservice.BuildRequest, runner imageservice.BuildRunner) (imageservice.BuildResult, error)
 	SnapshotUsage(ctx context.Context, containerID string) (bytes, inodes uint64, err error)
 	Check(ctx context.Context) ([]string, error)
 	Verify(ctx context.Context, quick bool) ([]imageservice.Damage, error)
@@ -66,7 +67,8 @@ type Config struct {
 	Pods   Pods
 	Images Images
 	Info   func(context.Context) api.Info
-	Steps  []string // names of the failpoints
+	Runner imageservice.BuildRunner // of the commands of builds
+	Steps  []string                 // names of the failpoints
 	// Events reads the journal; journal.Journal's Read.
 	Events func(ctx context.Context, since time.Time, follow bool, emit func(*api.Event) error) error
 	// Doctor looks at the node, and at those registries.

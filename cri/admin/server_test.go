@@ -206,6 +206,9 @@ func (*oneImage) Push(_ context.Context, r imageservice.PushRequest) (digest.Dig
 	return "sha256:m", nil
 }
 
+func (*oneImage) Build(ctx context.Context, r imageservice.BuildRequest, _ imageservice.BuildRunner) (imageservice.BuildResult, error) {
+	return imageservice.BuildResult{}, errkind.New(errkind.Unimplemented, "it does not build")
+}
 func (*oneImage) SnapshotUsage(context.Context, string) (uint64, uint64, error) { return 5, 1, nil }
 func (*oneImage) Check(context.Context) ([]string, error)                       { return []string{"layer x is torn"}, nil }
 

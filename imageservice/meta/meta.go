@@ -18,10 +18,12 @@
 //	│   └── <host/path:tag>          image id
 //	├── layers
 //	│   └── <seq, 8 bytes>           Layer
-//	└── snapshots
-//	    └── <container id>           Snapshot
+//	├── snapshots
+//	│   └── <container id>           Snapshot
+//	└── builds
+//	    └── sha256:<hex>             Build, by the key of the step
 //
-// Values of images, layers and snapshots are JSON. The rows are few and small
+// Values of images, layers, snapshots and builds are JSON. The rows are few and small
 // and are read once, at Open; the facade serves lists from its own memory.
 package meta
 
@@ -83,6 +85,14 @@ type Snapshot struct {
 	Created   time.Time `json:"created"`
 }
 
+// Build is the row of a step of a build whose outcome is kept; its key names all
+// that it depends on.
+type Build struct {
+	Key   string    `json:"-"`
+	Layer uint64    `json:"layer,omitempty"` // what the step wrote, which stays while the row does; 0: nothing
+	Used  time.Time `json:"used"`            // when a build last had it
+}
+
 // State is all rows.
 type State struct {
 	Boot      string
@@ -92,6 +102,7 @@ type State struct {
 	Tags      map[string]string // reference to image id
 	Layers    map[uint64]Layer
 	Snapshots map[string]Snapshot
+	Builds    map[string]Build
 }
 
 var (
@@ -101,6 +112,7 @@ var (
 	tagsBucket      = []byte("tags")
 	layersBucket    = []byte("layers")
 	snapshotsBucket = []byte("snapshots")
+	buildsBucket    = []byte("builds")
 	bootKey         = []byte("boot")
 	openKey         = []byte("open")
 	closedKey       = []byte("closed")
@@ -128,7 +140,7 @@ func Open(path string) (*DB, error) {
 		if err != nil {
 			return err
 		}
-		for _, name := range [][]byte{storeBucket, imagesBucket, tagsBucket, layersBucket, snapshotsBucket} {
+		for _, name := range [][]byte{storeBucket, imagesBucket, tagsBucket, layersBucket, snapshotsBucket, buildsBucket} {
 			if _, err := root.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -152,6 +164,7 @@ func (d *DB) Load() (State, error) {
 		Tags:      map[string]string{},
 		Layers:    map[uint64]Layer{},
 		Snapshots: map[string]Snapshot{},
+		Builds:    map[string]Build{},
 	}
 	err := d.bolt.View(func(tx *bolt.Tx) error {
 		root := tx.Bucket(rootBucket)
@@ -166,6 +179,7 @@ func (d *DB) Load() (State, error) {
 			each(root, imagesBucket, func(k []byte, v Image) { v.ID = string(k); s.Images[v.ID] = v }),
 			each(root, layersBucket, func(k []byte, v Layer) { v.Seq = binary.BigEndian.Uint64(k); s.Layers[v.Seq] = v }),
 			each(root, snapshotsBucket, func(k []byte, v Snapshot) { v.Container = string(k); s.Snapshots[v.Container] = v }),
+			each(root, buildsBucket, func(k []byte, v Build) { v.Key = string(k); s.Builds[v.Key] = v }),
 			root.Bucket(tagsBucket).ForEach(func(k, v []byte) error { s.Tags[string(k)] = string(v); return nil }),
 		)
 	})
@@ -242,6 +256,12 @@ func (t *Tx) PutSnapshot(s Snapshot) { t.putJSON(snapshotsBucket, []byte(s.Conta
 
 // DeleteSnapshot deletes the row of a snapshot.
 func (t *Tx) DeleteSnapshot(container string) { t.delete(snapshotsBucket, []byte(container)) }
+
+// PutBuild writes the row of a step of a build.
+func (t *Tx) PutBuild(b Build) { t.putJSON(buildsBucket, []byte(b.Key), b) }
+
+// DeleteBuild deletes the row of a step of a build.
+func (t *Tx) DeleteBuild(key string) { t.delete(buildsBucket, []byte(key)) }
 
 func (t *Tx) putJSON(bucket, key []byte, row any) {
 	b, err := json.Marshal(row)

@@ -18,6 +18,7 @@ func TestRowsComeBack(t *testing.T) {
 	image := Image{ID: "sha256:aa", Digests: []string{"x@sha256:bb"}, Blobs: nil, Layers: []uint64{1, 300}}
 	layer := Layer{Seq: 300, DiffID: "sha256:cc", Chain: "sha256:dd", Root: true, Opaque: true, Bytes: 1, Inodes: 2}
 	snapshot := Snapshot{Container: "c", Image: "sha256:aa", Layers: []uint64{1, 300}, Created: time.Unix(1, 0).UTC()}
+	step := Build{Key: "sha256:ee", Layer: 300, Used: time.Unix(2, 0).UTC()}
 	err = db.Update(func(tx *Tx) error {
 		tx.SetBoot("boot")
 		tx.PutImage(image)
@@ -25,6 +26,7 @@ func TestRowsComeBack(t *testing.T) {
 		tx.PutLayer(layer)
 		tx.PutLayer(Layer{Seq: 1})
 		tx.PutSnapshot(snapshot)
+		tx.PutBuild(step)
 		return nil
 	})
 	if err != nil {
@@ -48,6 +50,7 @@ func TestRowsComeBack(t *testing.T) {
 		Tags:      map[string]string{"x:v1": image.ID},
 		Layers:    map[uint64]Layer{1: {Seq: 1}, 300: layer},
 		Snapshots: map[string]Snapshot{"c": snapshot},
+		Builds:    map[string]Build{step.Key: step},
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %+v, %v", got, err)
@@ -58,6 +61,7 @@ func TestRowsComeBack(t *testing.T) {
 		tx.DeleteLayer(1)
 		tx.DeleteLayer(300)
 		tx.DeleteSnapshot("c")
+		tx.DeleteBuild(step.Key)
 		tx.DeleteSnapshot("absent")
 		return nil
 	})
@@ -65,7 +69,7 @@ func TestRowsComeBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err = db.Load()
-	if err != nil || len(got.Images)+len(got.Tags)+len(got.Layers)+len(got.Snapshots) != 0 {
+	if err != nil || len(got.Images)+len(got.Tags)+len(got.Layers)+len(got.Snapshots)+len(got.Builds) != 0 {
 		t.Fatalf("got %+v, %v", got, err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,17 +21,23 @@ import (
 // of it: each level costs a descriptor.
 const maxDepth = 512
 
+// DiffOptions say what a diff leaves out. The zero value leaves nothing out.
+type DiffOptions struct {
+	Time func(time.Time) time.Time // what becomes of a file's time; nil: it stays
+	Drop map[string]bool           // relative names of what is not told of if it is empty, such as mount points
+}
+
 // Diff writes what the container has changed as the tar of one more layer on
-// its image: whiteouts are OCI's, overlay's own attributes are left out. The
-// container must not change it meanwhile.
-func (d Dirs) Diff(ctx context.Context, w io.Writer) error {
+// its image: whiteouts are OCI's, overlay's own attributes are left out. Equal
+// trees give equal tars. The container must not change it meanwhile.
+func (d Dirs) Diff(ctx context.Context, how DiffOptions, w io.Writer) error {
 	fd, err := unix.Open(d.Upper, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: d.Upper, Err: err}
 	}
 	root := os.NewFile(uintptr(fd), d.Upper)
 	defer func() { _ = root.Close() }()
-	x := &differ{ctx: ctx, tar: tar.NewWriter(w), links: map[uint64]string{}}
+	x := &differ{ctx: ctx, how: how, tar: tar.NewWriter(w), links: map[uint64]string{}}
 	if err := x.directory(root, "", 0); err != nil {
 		return err
 	}
@@ -40,6 +47,7 @@ func (d Dirs) Diff(ctx context.Context, w io.Writer) error {
 // differ is one Diff under way.
 type differ struct {
 	ctx   context.Context
+	how   DiffOptions
 	tar   *tar.Writer
 	links map[uint64]string // the first name of a file that has several, by inode
 }
@@ -57,7 +65,7 @@ func (x *differ) directory(dir *os.File, name string, depth int) error {
 	if err != nil {
 		return fmt.Errorf("cannot read the attributes of %q: %w", name, err)
 	}
-	h := header(&st, "./"+name+"/", attributes)
+	h := x.header(&st, "./"+name+"/", attributes)
 	h.Typeflag = tar.TypeDir
 	if name == "" {
 		h.Name = "./"
@@ -74,6 +82,7 @@ func (x *differ) directory(dir *os.File, name string, depth int) error {
 	if err != nil {
 		return err
 	}
+	slices.Sort(names)
 	for _, base := range names {
 		if err := x.ctx.Err(); err != nil {
 			return err
@@ -106,10 +115,15 @@ func (x *differ) entry(dir *os.File, base, name string, depth int) error {
 			return err
 		}
 		defer func() { _ = sub.Close() }()
+		if x.how.Drop[name] && x.empty(sub, name, depth+1) {
+			return nil
+		}
 		return x.directory(sub, name, depth+1)
+	case kind == unix.S_IFREG && st.Size == 0 && x.how.Drop[name]:
+		return nil
 	}
 	if first, ok := x.links[st.Ino]; ok && st.Nlink > 1 {
-		h := header(&st, "./"+name, nil)
+		h := x.header(&st, "./"+name, nil)
 		h.Typeflag, h.Linkname = tar.TypeLink, "./"+first
 		return x.tar.WriteHeader(h)
 	}
@@ -117,9 +131,43 @@ func (x *differ) entry(dir *os.File, base, name string, depth int) error {
 	return x.object(dir, base, name, &st)
 }
 
+// empty reports whether a directory has nothing that is told of.
+func (x *differ) empty(dir *os.File, name string, depth int) bool {
+	names, err := dir.Readdirnames(-1)
+	if _, again := dir.Seek(0, io.SeekStart); err != nil || again != nil || depth > maxDepth || isOpaque(dir) {
+		return false
+	}
+	for _, base := range names {
+		var st unix.Stat_t
+		below := path.Join(name, base)
+		if !x.how.Drop[below] || unix.Fstatat(int(dir.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+			return false
+		}
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFREG:
+			if st.Size > 0 {
+				return false
+			}
+		case unix.S_IFDIR:
+			sub, err := openAt(dir, base, unix.O_RDONLY|unix.O_DIRECTORY)
+			if err != nil {
+				return false
+			}
+			empty := x.empty(sub, below, depth+1)
+			_ = sub.Close()
+			if !empty {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
 // object writes one thing that is no directory and has not been written yet.
 func (x *differ) object(dir *os.File, base, name string, st *unix.Stat_t) error {
-	h := header(st, "./"+name, nil)
+	h := x.header(st, "./"+name, nil)
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFLNK:
 		target := make([]byte, unix.PathMax)
@@ -152,7 +200,7 @@ func (x *differ) file(dir *os.File, base string, st *unix.Stat_t, h *tar.Header)
 	if err != nil {
 		return fmt.Errorf("cannot read the attributes of %q: %w", h.Name, err)
 	}
-	full := header(st, h.Name, attributes)
+	full := x.header(st, h.Name, attributes)
 	full.Typeflag, full.Size = tar.TypeReg, st.Size
 	if err := x.tar.WriteHeader(full); err != nil {
 		return err
@@ -167,9 +215,12 @@ func (x *differ) marker(name string) error {
 }
 
 // header is what a tar says of any object.
-func header(st *unix.Stat_t, name string, attributes map[string]string) *tar.Header {
+func (x *differ) header(st *unix.Stat_t, name string, attributes map[string]string) *tar.Header {
 	h := &tar.Header{Name: name, Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
 		ModTime: time.Unix(st.Mtim.Unix()), Format: tar.FormatPAX}
+	if x.how.Time != nil {
+		h.ModTime = x.how.Time(h.ModTime)
+	}
 	for key, value := range attributes {
 		if h.PAXRecords == nil {
 			h.PAXRecords = map[string]string{}

@@ -99,7 +99,8 @@ func (t *Table) forgetPod(p *Pod) {
 	}
 }
 
-func hasNetns(c *spec.Pod) bool   { return c.Namespaces.Network == spec.ModePod }
+func onNetwork(c *spec.Pod) bool  { return c.Namespaces.Network == spec.ModePod }
+func hasNetns(c *spec.Pod) bool   { return onNetwork(c) || c.Namespaces.Network == spec.ModeNone }
 func hasIPC(c *spec.Pod) bool     { return c.Namespaces.IPC == spec.ModePod }
 func sharesPIDs(c *spec.Pod) bool { return c.Namespaces.PID == spec.ModePod }
 func (t *Table) request(p *Pod) network.Request {
@@ -145,7 +146,7 @@ func (t *Table) leasePod(ctx context.Context, p *Pod) error {
 	if err := c.Namespaces.CheckUserNamespace(); err != nil {
 		return err
 	}
-	if !hasNetns(c) {
+	if !onNetwork(c) {
 		return nil
 	}
 	lease, err := t.cfg.Network.Reserve(ctx, t.request(p))
@@ -244,7 +245,7 @@ func (t *Table) makeFiles(p *Pod) error {
 }
 
 func (t *Table) attach(ctx context.Context, p *Pod) error {
-	if !hasNetns(p.config) {
+	if !onNetwork(p.config) {
 		return nil
 	}
 	before := p.record().Lease
@@ -259,7 +260,7 @@ func (t *Table) attach(ctx context.Context, p *Pod) error {
 
 func (t *Table) detach(ctx context.Context, p *Pod) error {
 	lease := p.record().Lease
-	if !hasNetns(p.config) || lease.PodID == "" {
+	if !onNetwork(p.config) || lease.PodID == "" {
 		return nil
 	}
 	return t.cfg.Network.Detach(ctx, lease, t.netns(p.id))

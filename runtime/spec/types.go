@@ -16,11 +16,12 @@ import (
 // NamespaceMode says whose namespace a container is in.
 type NamespaceMode string
 
-// The modes that CRI defines. The empty mode is not valid in a record.
+// The modes that CRI defines, and none, which commands of builds may have. The empty mode is not valid in a record.
 const (
 	ModePod       NamespaceMode = "pod"       // shared by the pod
 	ModeContainer NamespaceMode = "container" // its own (PID only)
 	ModeNode      NamespaceMode = "node"      // the host's
+	ModeNone      NamespaceMode = "none"      // shared by the pod, with nothing in it but loopback (a pod's network only)
 	ModeTarget    NamespaceMode = "target"    // that of another container of the pod (PID only)
 )
 

@@ -19,6 +19,9 @@ type Server interface {
 	// Push sends an image to a registry and reports how it goes; the last
 	// message has the digest of the manifest.
 	Push(*PushRequest, grpc.ServerStreamingServer[Progress]) error
+	// Build makes an image of a Dockerfile; see the frames of a build. A client
+	// that goes ends it.
+	Build(grpc.BidiStreamingServer[Frame, Frame]) error
 	// Tag gives an image one more name, taking that name from another image.
 	Tag(context.Context, *TagRequest) (*Empty, error)
 	// Untag takes one name from an image, which stays; NotFound where there is
@@ -103,6 +106,7 @@ var serviceDesc = grpc.ServiceDesc{
 		down("Logs", Server.Logs),
 		down("Events", Server.Events),
 		up("Load", Server.Load),
+		both("Build", Server.Build),
 		both("Exec", Server.Exec),
 		both("Attach", Server.Attach),
 	},
