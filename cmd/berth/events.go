@@ -7,7 +7,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -30,13 +29,13 @@ func eventsVerb(c *cli) *cobra.Command {
 		Example: examples("berth events -f --filter type=container --filter event=oom", "berth events --since 10m --output json"),
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what happens from now on")
-	cmd.Flags().StringVar(&since, "since", "", "only from then on: a time (2026-01-02T15:04:05Z) or how long ago (10m)")
+	cmd.Flags().StringVar(&since, "since", "", "only from then on: "+momentForms)
 	cmd.Flags().StringArrayVar(&filters, "filter", nil, "only events that fit KEY=VALUE")
 	cmd.Flags().BoolVar(&full, "no-trunc", false, "do not shorten ids")
 	return c.verb(cmd, cobra.NoArgs, func(ctx context.Context, cl *client, _ []string) error {
 		r := &api.EventsRequest{Follow: follow}
 		var err error
-		if r.Since, err = parseMoment(since, c.now()); err != nil {
+		if r.Since, err = parseMoment("since", since, c.now()); err != nil {
 			return err
 		}
 		fits, err := parseFilters(filters)
@@ -55,20 +54,6 @@ func eventsVerb(c *cli) *cobra.Command {
 		})
 		return cannot(err, "show events")
 	})
-}
-
-// parseMoment reads a time, or how long ago it was; nothing is the zero time.
-func parseMoment(text string, now time.Time) (time.Time, error) {
-	if text == "" {
-		return time.Time{}, nil
-	}
-	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
-		return now.Add(-ago), nil
-	}
-	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
-		return t, nil
-	}
-	return time.Time{}, &problem{what: "cannot show events since " + text, why: "it is neither a time nor a duration", do: "write for example --since 10m or --since 2026-01-02T15:04:05Z"}
 }
 
 // filterKeys are what an event may be chosen by.

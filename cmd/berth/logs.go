@@ -17,24 +17,31 @@ import (
 
 func logsVerb(c *cli) *cobra.Command {
 	var follow, stamps bool
-	var tail, since string
+	var tail, since, until string
 	cmd := &cobra.Command{
-		Use:     "logs CONTAINER",
-		Short:   "Show what a container has printed",
-		Example: examples("berth logs -f --tail 20 web", "berth logs --since 10m -t web"),
+		Use:   "logs CONTAINER",
+		Short: "Show what a container has printed",
+		Long: "Show what a container has printed, from rotated files of its log too, compressed or not.\n" +
+			"With -f go on, over rotations and restarts of the daemon, until the container ends or\n" +
+			"--until has passed. --tail counts what there is before --since and --until choose.",
+		Example: examples("berth logs -f --tail 20 web", "berth logs --since 1h --until 10m -t web"),
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&follow, "follow", "f", false, "go on until the container ends")
 	f.BoolVarP(&stamps, "timestamps", "t", false, "put the time before each line")
 	f.StringVarP(&tail, "tail", "n", "all", "so many last lines only")
-	f.StringVar(&since, "since", "", "lines from then on: 10m, or 2006-01-02T15:04:05Z")
+	f.StringVar(&since, "since", "", "lines from then on: "+momentForms)
+	f.StringVar(&until, "until", "", "lines until then, in the same forms")
 	return c.verb(cmd, cobra.ExactArgs(1), func(ctx context.Context, cl *client, args []string) error {
 		r := &api.LogsRequest{Follow: follow}
 		var err error
 		if r.Tail, err = parseTail(tail); err != nil {
 			return err
 		}
-		if r.Since, err = parseSince(since, c.now()); err != nil {
+		if r.Since, err = parseMoment("since", since, c.now()); err != nil {
+			return err
+		}
+		if r.Until, err = parseMoment("until", until, c.now()); err != nil {
 			return err
 		}
 		inv, err := cl.look(ctx)
@@ -61,24 +68,8 @@ func parseTail(s string) (*int, error) {
 	return &n, nil
 }
 
-// parseSince reads a length of time before now, or a moment.
-func parseSince(s string, now time.Time) (time.Time, error) {
-	if s == "" {
-		return time.Time{}, nil
-	}
-	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
-		return now.Add(-d), nil
-	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02 15:04:05", time.DateOnly} {
-		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, &problem{
-		what: fmt.Sprintf("cannot show the log since %q", s), why: "it is neither a length of time nor a moment",
-		do: "write for example --since 10m or --since 2026-07-01T09:00:00Z",
-	}
-}
+// stampLayout is of one length for all times, as docker's.
+const stampLayout = "2006-01-02T15:04:05.000000000Z07:00"
 
 // logStyle is how lines are shown.
 type logStyle struct{ stamps bool }
@@ -128,7 +119,7 @@ func (p *logPrinter) print(l *api.LogLine) error {
 		text = append(text, '\n')
 	}
 	if p.style.stamps && !p.midLine[l.Stream] {
-		text = append([]byte(l.Time.UTC().Format(time.RFC3339Nano)+" "), text...)
+		text = append([]byte(l.Time.UTC().Format(stampLayout)+" "), text...)
 	}
 	p.midLine[l.Stream] = l.Partial
 	if _, err := w.Write(text); err != nil {

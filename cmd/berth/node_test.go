@@ -476,7 +476,7 @@ func (n *node) InspectImage(_ context.Context, r *api.ImageRequest) (*api.Image,
 	return &out, nil
 }
 
-func (n *node) Logs(r *api.LogsRequest, s grpc.ServerStreamingServer[api.LogLine]) error {
+func (n *node) Logs(r *api.LogsRequest, s grpc.ServerStreamingServer[api.LogLines]) error {
 	stop := context.AfterFunc(s.Context(), n.changed.Broadcast)
 	defer stop()
 	n.mu.Lock()
@@ -491,10 +491,10 @@ func (n *node) Logs(r *api.LogsRequest, s grpc.ServerStreamingServer[api.LogLine
 	}
 	for {
 		for ; next < len(c.log); next++ {
-			if c.log[next].Time.Before(r.Since) {
+			if at := c.log[next].Time; at.Before(r.Since) || !r.Until.IsZero() && at.After(r.Until) {
 				continue
 			}
-			if err := s.Send(c.log[next]); err != nil {
+			if err := s.Send(&api.LogLines{Lines: []api.LogLine{*c.log[next]}}); err != nil {
 				return err
 			}
 		}

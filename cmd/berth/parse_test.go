@@ -273,14 +273,21 @@ func TestParseTimes(t *testing.T) {
 		"2026-07-01T09:00:00Z":      now.Add(-3 * time.Hour),
 		"2026-07-01T09:00:00.5Z":    now.Add(-3*time.Hour + time.Second/2),
 		"2026-07-01T11:00:00+02:00": now.Add(-3 * time.Hour),
+		"2026-07-01T09:00:00":       now.Add(-3 * time.Hour),
+		"2026-07-01T09:00":          now.Add(-3 * time.Hour),
+		"2026-07-01":                now.Add(-12 * time.Hour),
+		"0":                         time.Unix(0, 0),
+		"1782896400":                now.Add(-3 * time.Hour),
+		"1782896400.000000001":      now.Add(-3*time.Hour + 1),
+		"1h30m":                     now.Add(-90 * time.Minute),
 	} {
-		if got, err := parseSince(in, now); err != nil || !got.Equal(want) {
+		if got, err := parseMoment("since", in, now); err != nil || !got.Equal(want) {
 			t.Errorf("%q: %v, %v", in, got, err)
 		}
 	}
-	for _, in := range []string{"yesterday", "-5m"} {
-		_, err := parseSince(in, now)
-		told(t, in, err, "neither a length of time nor a moment")
+	for _, in := range []string{"yesterday", "-5m", "1.1234567890", "1.x", "99999999999999999999", "2026-13-01"} {
+		_, err := parseMoment("until", in, now)
+		told(t, in, err, "neither a time nor a length of time")
 	}
 	for in, want := range map[string]int{"all": -1, "": -1, "0": 0, "20": 20} {
 		if got, err := parseTail(in); err != nil || (got == nil) != (want < 0) || got != nil && *got != want {

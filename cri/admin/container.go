@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -14,7 +15,7 @@ import (
 )
 
 // Logs sends the lines of a container's log.
-func (s *Server) Logs(r *api.LogsRequest, out grpc.ServerStreamingServer[api.LogLine]) error {
+func (s *Server) Logs(r *api.LogsRequest, out grpc.ServerStreamingServer[api.LogLines]) error {
 	c, err := s.cfg.Pods.Container(pod.ViewAll, r.Container)
 	if err != nil {
 		return err
@@ -22,16 +23,43 @@ func (s *Server) Logs(r *api.LogsRequest, out grpc.ServerStreamingServer[api.Log
 	if c.LogPath == "" {
 		return errkind.New(errkind.FailedPrecondition, "container %s has no log: it was created without a log path", c.ID)
 	}
-	o := crilog.Options{Follow: r.Follow, Tail: -1, Since: r.Since}
+	lines := batch{send: out.Send}
+	o := crilog.Options{Follow: r.Follow, Tail: -1, Since: r.Since, Until: r.Until, Idle: lines.flush}
 	if r.Tail != nil {
 		o.Tail = *r.Tail
 	}
-	err = crilog.Follow(out.Context(), c.LogPath, o, func(l crilog.Line) error {
-		return out.Send(&api.LogLine{Stream: string(l.Stream), Time: l.Time, Text: l.Content, Partial: l.Partial})
-	}, func() bool { return s.ended(c.ID) })
+	err = crilog.Follow(out.Context(), c.LogPath, o, lines.add, func() bool { return s.ended(c.ID) })
 	if errors.Is(err, fs.ErrNotExist) {
 		return errkind.New(errkind.NotFound, "the log of container %s does not exist: %s", c.ID, c.LogPath)
 	}
+	return err
+}
+
+// batch sends lines together, as many as there are at once.
+type batch struct {
+	send  func(*api.LogLines) error
+	lines []api.LogLine
+	bytes int
+}
+
+// batchBytes is how much text a message has before it is sent.
+const batchBytes = 64 << 10
+
+func (b *batch) add(l crilog.Line) error {
+	b.lines = append(b.lines, api.LogLine{Stream: string(l.Stream), Time: l.Time, Text: bytes.Clone(l.Content), Partial: l.Partial})
+	const besides = 100 // what JSON adds to a line
+	if b.bytes += len(l.Content) + besides; b.bytes < batchBytes {
+		return nil
+	}
+	return b.flush()
+}
+
+func (b *batch) flush() error {
+	if len(b.lines) == 0 {
+		return nil
+	}
+	err := b.send(&api.LogLines{Lines: b.lines})
+	b.lines, b.bytes = nil, 0
 	return err
 }
 

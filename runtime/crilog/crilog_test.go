@@ -2,6 +2,7 @@ package crilog
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -141,8 +142,8 @@ func TestReopen(t *testing.T) {
 	if got := entries(t, path+".1"); len(got) != 2 {
 		t.Errorf("old: %q", got)
 	}
-	if got := entries(t, path); len(got) != 1 || got[0] != "stdout F three" {
-		t.Errorf("new: %q", got)
+	if got := entries(t, path); len(got) != 3 || got[2] != "stdout F three" {
+		t.Errorf("both: %q", got)
 	}
 	// A failure keeps the file that is open.
 	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
@@ -152,20 +153,6 @@ func TestReopen(t *testing.T) {
 		t.Error("Reopen without a directory")
 	}
 	write(t, s, "four\n")
-}
-
-// TestFull is of a disk that takes only a part of a write.
-func TestFull(t *testing.T) {
-	t.Parallel()
-	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
-	if err != nil {
-		t.Skip("needs /dev/full")
-	}
-	w := &Writer{path: "/dev/full", f: full}
-	defer func() { _ = w.Close() }()
-	if _, err := w.Stream(Stdout).Write([]byte("a\n")); err == nil {
-		t.Error("a full disk was not told of")
-	}
 }
 
 func TestParse(t *testing.T) {
@@ -302,18 +289,259 @@ func TestFollowEnds(t *testing.T) {
 	}
 }
 
-func BenchmarkWrite(b *testing.B) {
-	w, err := Open(filepath.Join(b.TempDir(), "0.log"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() { _ = w.Close() }()
+// rotatedLog is a log of the numbers from 0 to 29, of which the kubelet has
+// compressed the first ten and rotated the next.
+func rotatedLog(t *testing.T) string {
+	t.Helper()
+	w, path := open1(t)
 	s := w.Stream(Stdout)
-	text := bytes.Repeat([]byte("a line of the usual length, which is about eighty bytes in most of the logs\n"), 64<<10/77)
-	b.SetBytes(int64(len(text)))
-	for b.Loop() {
-		if _, err := s.Write(text); err != nil {
-			b.Fatal(err)
+	for i := range 30 {
+		write(t, s, fmt.Sprintf("%d\n", i))
+		if i%10 != 9 || i == 29 {
+			continue
 		}
+		rotated := fmt.Sprintf("%s.20260102-03040%d", path, i/10)
+		if err := errors.Join(os.Rename(path, rotated), w.Reopen()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	oldest := path + ".20260102-030400"
+	b, err := os.ReadFile(oldest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var z bytes.Buffer
+	zw := gzip.NewWriter(&z)
+	_, _ = zw.Write(b)
+	// With it what lies about while a file is compressed.
+	if err := errors.Join(zw.Close(), os.Remove(oldest), os.WriteFile(oldest+".gz", z.Bytes(), 0o600),
+		os.WriteFile(path+".20260102-030401.gz", z.Bytes()[:20], 0o600), os.WriteFile(path+".20260102-030401.gz.tmp", b, 0o600),
+		os.WriteFile(path+".broken.gz", []byte("no gzip"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestRotatedFilesAreRead(t *testing.T) {
+	t.Parallel()
+	path := rotatedLog(t)
+	for _, follow := range []bool{false, true} {
+		for tail, from := range map[int]int{-1: 0, 0: 30, 3: 27, 10: 20, 11: 19, 20: 10, 24: 6, 30: 0, 99: 0} {
+			next := from
+			err := Follow(t.Context(), path, Options{Tail: tail, Follow: follow}, func(l Line) error {
+				if string(l.Content) != fmt.Sprint(next) {
+					return fmt.Errorf("got %q, want %d", l.Content, next)
+				}
+				next++
+				return nil
+			}, func() bool { return true })
+			if err != nil || next != 30 {
+				t.Errorf("tail %d, follow %v: ended at %d, %v", tail, follow, next, err)
+			}
+		}
+	}
+	if err := Follow(t.Context(), path, Options{Tail: -1, Since: time.Now().Add(time.Hour)}, func(Line) error { return errors.New("emitted") }, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// following runs Follow and gives what it emits; end makes it end, and fails
+// the test if more comes.
+func following(t *testing.T, path string, o Options) (want func(string), end func()) {
+	t.Helper()
+	got, ended, stopped := make(chan string, 100), make(chan struct{}), make(chan error, 1)
+	begun := make(chan struct{})
+	var once sync.Once
+	go func() {
+		stopped <- Follow(t.Context(), path, o,
+			func(l Line) error { got <- string(l.Content); return nil },
+			func() bool {
+				once.Do(func() { close(begun) })
+				select {
+				case <-ended:
+					return true
+				default:
+					return false
+				}
+			})
+	}()
+	<-begun // it knows its place in the log
+	want = func(text string) {
+		t.Helper()
+		select {
+		case g := <-got:
+			if g != text {
+				t.Fatalf("got %q, want %q", g, text)
+			}
+		case err := <-stopped:
+			t.Fatalf("ended before %q: %v", text, err)
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%q never came", text)
+		}
+	}
+	return want, func() {
+		t.Helper()
+		close(ended)
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+		if len(got) > 0 {
+			t.Errorf("got %q after the end", <-got)
+		}
+	}
+}
+
+// TestFollowTakenBack follows while a rotation is taken back of which the
+// follower has seen the new file only.
+func TestFollowTakenBack(t *testing.T) {
+	t.Parallel()
+	for _, tail := range []int{0, 1} {
+		w, path := open1(t)
+		s := w.Stream(Stdout)
+		write(t, s, "1\n2\n")
+		if err := errors.Join(os.Rename(path, path+".1"), w.Reopen()); err != nil {
+			t.Fatal(err)
+		}
+		if tail > 0 {
+			write(t, s, "3\n4\n")
+		}
+		want, end := following(t, path, Options{Follow: true, Tail: tail})
+		if tail > 0 {
+			want("4")
+		}
+		write(t, s, "5\n")
+		want("5")
+		if err := os.Rename(path+".1", path); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * pollEvery) // it looks at the old file while it is as it was
+		write(t, s, "6\n7\n")
+		want("6")
+		want("7")
+		end()
+	}
+}
+
+// TestFollowPlaces is of what a follower meets in the place of the log.
+func TestFollowPlaces(t *testing.T) {
+	t.Parallel()
+	w, path := open1(t)
+	s := w.Stream(Stdout)
+	write(t, s, "1\n")
+	// Renamed and not yet reopened.
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	want, end := following(t, path, Options{Follow: true, Tail: -1})
+	want("1")
+	write(t, s, "2\n")
+	want("2")
+	if err := w.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, s, "3\n")
+	want("3")
+	// An entry that its writer takes back, because the disk is full.
+	size, err := w.f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.f.WriteString("2026-01-02T03:04:05Z stdout F tor"); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * pollEvery)
+	if err := w.f.Truncate(size.Size()); err != nil {
+		t.Fatal(err)
+	}
+	write(t, s, "4\n")
+	want("4")
+	// A link of somebody else.
+	if err := errors.Join(os.Rename(path, path+".2"), os.Symlink("/etc/passwd", path)); err != nil {
+		t.Fatal(err)
+	}
+	write(t, s, "5\n")
+	want("5")
+	end()
+	if err := Follow(t.Context(), path, Options{Tail: -1}, func(Line) error { return nil }, nil); err == nil || !strings.Contains(err.Error(), "symbolic link") {
+		t.Errorf("of a link: %v", err)
+	}
+}
+
+func TestUntil(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "0.log")
+	start := time.Now().Add(time.Hour).UTC()
+	var b strings.Builder
+	for i := range 10 {
+		fmt.Fprintf(&b, "%s stdout F %d\n", start.Add(time.Duration(i)*time.Minute).Format(time.RFC3339Nano), i)
+	}
+	if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, follow := range []bool{false, true} {
+		n := 0
+		o := Options{Tail: -1, Follow: follow, Since: start.Add(time.Minute), Until: start.Add(3 * time.Minute)}
+		if err := Follow(t.Context(), path, o, func(Line) error { n++; return nil }, nil); err != nil || n != 3 {
+			t.Errorf("follow %v: %d entries, %v; want those of three minutes", follow, n, err)
+		}
+	}
+	// A moment that passes ends a follower too.
+	if err := Follow(t.Context(), path, Options{Follow: true, Until: time.Now().Add(pollEvery)}, func(Line) error { return nil }, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFollowManyRotations rotates much faster than the follower looks, and
+// takes some rotations back.
+func TestFollowManyRotations(t *testing.T) {
+	t.Parallel()
+	w, path := open1(t)
+	const lines = 3000
+	ended := make(chan struct{})
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		defer close(ended)
+		s := w.Stream(Stdout)
+		for i := range lines {
+			_, _ = fmt.Fprintf(s, "%d\n", i)
+			if i%10 == 9 {
+				rotated := fmt.Sprintf("%s.%06d", path, i)
+				if err := errors.Join(os.Rename(path, rotated), w.Reopen()); err != nil {
+					t.Error(err)
+				}
+				if i%70 == 69 {
+					_, _ = fmt.Fprintf(s, "between %d\n", i)
+					if err := os.Rename(rotated, path); err != nil {
+						t.Error(err)
+					}
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}
+	})
+	next, between := 0, false
+	err := Follow(t.Context(), path, Options{Tail: -1, Follow: true}, func(l Line) error {
+		want := fmt.Sprint(next)
+		if between {
+			want = fmt.Sprintf("between %d", next-1)
+		}
+		if string(l.Content) != want {
+			return fmt.Errorf("got %q, want %q", l.Content, want)
+		}
+		if between = !between && next%70 == 69; !strings.HasPrefix(want, "between") {
+			next++
+		}
+		return nil
+	}, func() bool {
+		select {
+		case <-ended:
+			return true
+		default:
+			return false
+		}
+	})
+	writer.Wait()
+	if err != nil || next != lines {
+		t.Errorf("ended at %d of %d: %v", next, lines, err)
 	}
 }

@@ -2,63 +2,62 @@ package crilog
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"io/fs"
+	"math"
 	"time"
 )
 
 // Options says which entries Follow emits.
 type Options struct {
-	Follow bool      // go on at the end of the file until the container is done
-	Tail   int       // at most so many of the last entries of the file; negative: all
+	Follow bool      // go on at the end of the log until the container is done, or Until has passed
+	Tail   int       // at most so many of the last entries; negative: all
 	Since  time.Time // none older; zero: all
+	Until  time.Time // none younger; zero: all
+
+	// Idle, if set, is called when everything that there is was emitted: before
+	// Follow waits, and before it returns nil. Follow returns its error.
+	Idle func() error
 }
 
-// pollEvery is how long a follower sleeps at the end of the file.
+// pollEvery is how long a follower sleeps at the end of the log.
 const pollEvery = 100 * time.Millisecond
 
 // maxEntry bounds the bytes of an entry that is read. Longer ones are skipped,
 // for a Writer writes none.
-const maxEntry = MaxContent + 1<<10
+const maxEntry = 4 * MaxContent
 
-// Follow calls emit for the entries of the log at path; the line's content is
-// valid during the call only. With o.Follow it goes on, over rotations, until
-// done tells that nothing more will be written (done may be nil: never), ctx
-// ends, or emit returns an error, which Follow returns. Text that is no entry
-// is skipped.
+// Follow calls emit for the entries of the log at path, those in its rotated
+// files first, compressed or not; the line's content is valid during the call
+// only. With o.Follow it goes on, over rotations, until done tells that
+// nothing more will be written (done may be nil: never), ctx ends, or emit
+// returns an error, which Follow returns. Text that is no entry is skipped.
 func Follow(ctx context.Context, path string, o Options, emit func(Line) error, done func() bool) error {
-	f, err := os.Open(path)
-	if err != nil {
+	f := follower{path: path, o: o, emit: emit}
+	defer f.close()
+	if err := f.begin(); err != nil {
 		return fmt.Errorf("cannot read log: %w", err)
 	}
-	defer func() { _ = f.Close() }()
-	if o.Tail >= 0 {
-		if err := seekTail(f, o.Tail); err != nil {
-			return fmt.Errorf("cannot read log %s: %w", path, err)
-		}
-	}
-	r := reader{o: o, emit: emit}
 	for {
 		// Asked before reading: what was written until then is read below.
-		ended := !o.Follow || done != nil && done()
-		next := rotated(f, path)
-		if err := r.read(ctx, f); err != nil {
-			if next != nil {
-				_ = next.Close()
-			}
-			return err
-		}
-		switch {
-		case next != nil:
-			_ = f.Close()
-			f, r.rest = next, nil
+		ended := !o.Follow || done != nil && done() || !o.Until.IsZero() && time.Now().After(o.Until)
+		// Before reading, too: a new file exists only when its writer has left
+		// the one before, all of which can be read then.
+		f.lookAhead()
+		err := f.read(ctx)
+		if errors.Is(err, errUntil) {
+			ended, err = true, nil
+		} else if err == nil && f.advance() {
 			continue
-		case ended:
-			return nil
+		}
+		if err == nil && o.Idle != nil {
+			err = o.Idle()
+		}
+		if err != nil || ended {
+			return err
 		}
 		t := time.NewTimer(pollEvery)
 		select {
@@ -70,103 +69,208 @@ func Follow(ctx context.Context, path string, o Options, emit func(Line) error, 
 	}
 }
 
-// rotated opens the file at path if it is another than f, else returns nil.
-// The new file exists only when its writer has left the old one, so all of
-// the old one can be read after this.
-func rotated(f *os.File, path string) *os.File {
-	have, err := f.Stat()
-	if err != nil {
-		return nil
-	}
-	now, err := os.Stat(path)
-	if err != nil || os.SameFile(have, now) {
-		return nil
-	}
-	next, err := os.Open(path)
-	if err != nil {
-		return nil
-	}
-	return next
-}
+// errUntil is that an entry is younger than those that are asked for.
+var errUntil = errors.New("no more entries are asked for")
 
-type reader struct {
+// follower is where a reader of a log is.
+type follower struct {
+	path string
 	o    Options
 	emit func(Line) error
-	rest []byte // a torn entry at the end of the file
-	skip bool   // within an entry that is too long
+
+	cur     *segment
+	next    []*segment // to be read after cur, the oldest first
+	tooLong bool       // within an entry of cur that is too long
+
+	// last is the time of the youngest entry that was read, count how many of
+	// that time were. Together they are a position in the log, whatever files
+	// it stands in by now.
+	last  time.Time
+	count int
+	// again is set at the beginning of a file that may hold what was read
+	// elsewhere; seen counts its entries of the time last.
+	again bool
+	seen  int
 }
 
-// read emits what stands between f's offset and its end.
-func (r *reader) read(ctx context.Context, f *os.File) error {
-	br := bufio.NewReaderSize(f, 32<<10)
+func (f *follower) close() {
+	if f.cur != nil {
+		_ = f.cur.f.Close()
+	}
+	closeSegments(f.next)
+}
+
+// begin opens what there is, from the first entry on that is asked for.
+func (f *follower) begin() error {
+	for {
+		// The current file first: rotated meanwhile, it is known by its id.
+		head, err := openSegment(f.path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		f.next = rotated(f.path, func(s *segment) bool {
+			return (head == nil || before(s, head)) && !s.mtime.Before(f.o.Since)
+		})
+		switch {
+		case head != nil && head.first.IsZero() && !head.isAt(f.path):
+			// Rotated when it had been empty: of what was found nothing tells
+			// whether it comes before.
+			closeSegments(append(f.next, head))
+			continue
+		case head != nil:
+			f.next = append(f.next, head)
+		case len(f.next) == 0:
+			return err
+		}
+		break // without a head: renamed, and not opened anew yet
+	}
+	if f.o.Tail >= 0 {
+		if err := f.tail(); err != nil {
+			return err
+		}
+	}
+	f.cur, f.next = f.next[0], f.next[1:]
+	return nil
+}
+
+// before tells whether old comes before head in the log. Of a head without
+// entries it is presumed, see begin.
+func before(old, head *segment) bool {
+	return old.id != head.id && (head.first.IsZero() || old.first.Before(head.first))
+}
+
+// tail leaves of what is to be read the last entries.
+func (f *follower) tail() error {
+	left := f.o.Tail
+	if left == 0 {
+		if err := f.toEnd(); err != nil {
+			return err
+		}
+	}
+	for i := len(f.next) - 1; i >= 0; i-- {
+		have, err := f.next[i].tail(left)
+		if err != nil {
+			return err
+		}
+		if left -= have; left == 0 {
+			closeSegments(f.next[:i])
+			f.next = f.next[i:]
+			return nil
+		}
+	}
+	return nil
+}
+
+// toEnd makes the last entry that there is the position. Otherwise it is known
+// by the entries that are read.
+func (f *follower) toEnd() (err error) {
+	f.count = math.MaxInt
+	for i := len(f.next) - 1; i >= 0 && f.last.IsZero() && err == nil; i-- {
+		f.last, err = lastTime(f.next[i].f)
+	}
+	return err
+}
+
+// lookAhead finds what comes after cur if path names another file by now: the
+// new one of a rotation, with those between if there were several, or an old
+// one, if a rotation was taken back (see Writer.recall).
+func (f *follower) lookAhead() {
+	if len(f.next) > 0 || f.cur.isAt(f.path) {
+		return
+	}
+	head, err := openSegment(f.path)
+	if err != nil {
+		return
+	}
+	f.next = append(rotated(f.path, func(s *segment) bool {
+		return s.id != f.cur.id && s.first.After(f.last) && before(s, head)
+	}), head)
+	if head.first.IsZero() && !head.isAt(f.path) {
+		closeSegments(f.next) // as in begin
+		f.next = nil
+	}
+}
+
+// advance goes on to the next file, if there is one.
+func (f *follower) advance() bool {
+	if len(f.next) == 0 {
+		return false
+	}
+	_ = f.cur.f.Close()
+	f.cur, f.next = f.next[0], f.next[1:]
+	f.tooLong, f.again, f.seen = false, true, 0
+	return true
+}
+
+// read emits what stands between the current file's offset and its end, and
+// leaves the offset at the end of an entry.
+func (f *follower) read(ctx context.Context) error {
+	r, err := f.cur.reader()
+	if err != nil {
+		return fmt.Errorf("cannot read log: %w", err)
+	}
+	br := bufio.NewReaderSize(r, maxEntry)
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		b, err := br.ReadSlice('\n')
-		whole := err == nil
-		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, bufio.ErrBufferFull) {
-			return fmt.Errorf("cannot read log: %w", err)
-		}
-		if len(r.rest)+len(b) > maxEntry {
-			r.rest, r.skip = nil, true
-		}
 		switch {
-		case !r.skip && !whole:
-			r.rest = append(r.rest, b...)
-		case !r.skip:
-			if len(r.rest) > 0 {
-				b = append(r.rest, b...)
+		case errors.Is(err, bufio.ErrBufferFull):
+			f.tooLong = true
+		case errors.Is(err, io.EOF):
+			if f.cur.gz || f.tooLong {
+				return nil
 			}
-			if err := r.line(b); err != nil {
+			// The torn entry is read again, if its writer does not take it back.
+			_, err = f.cur.f.Seek(-int64(len(b)), io.SeekCurrent)
+			return err
+		case err != nil:
+			return fmt.Errorf("cannot read log %s: %w", f.cur.f.Name(), err)
+		case f.tooLong:
+			f.tooLong = false
+		default:
+			if err := f.line(b); err != nil {
 				return err
 			}
-			r.rest = nil
-		case whole:
-			r.skip = false
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
 		}
 	}
 }
 
-func (r *reader) line(b []byte) error {
-	l, err := Parse(b)
-	if err != nil || l.Time.Before(r.o.Since) {
+func (f *follower) line(b []byte) error {
+	if f.cur.skip > 0 {
+		f.cur.skip--
 		return nil
 	}
-	return r.emit(l)
+	l, err := Parse(b)
+	if err != nil || f.isKnown(l.Time) {
+		return nil
+	}
+	if l.Time.Equal(f.last) {
+		f.count++
+	} else {
+		f.last, f.count = l.Time, 1
+	}
+	if l.Time.Before(f.o.Since) {
+		return nil
+	}
+	if !f.o.Until.IsZero() && l.Time.After(f.o.Until) {
+		return errUntil
+	}
+	return f.emit(l)
 }
 
-// seekTail sets f's offset to where its last n entries begin.
-func seekTail(f *os.File, n int) error {
-	end, err := f.Seek(0, io.SeekEnd)
-	if err != nil || n == 0 {
-		return err
+// isKnown tells whether an entry at the beginning of a file was read in
+// another one.
+func (f *follower) isKnown(t time.Time) bool {
+	switch {
+	case !f.again:
+	case t.Before(f.last):
+		return true
+	case t.Equal(f.last) && f.seen < f.count:
+		f.seen++
+		return true
 	}
-	buf := make([]byte, 32<<10)
-	for at := end; at > 0; {
-		b := buf[:min(at, int64(len(buf)))]
-		at -= int64(len(b))
-		if _, err := f.ReadAt(b, at); err != nil {
-			return err
-		}
-		for i := len(b); i > 0; {
-			i = bytes.LastIndexByte(b[:i], '\n')
-			if i < 0 {
-				break
-			}
-			start := at + int64(i) + 1
-			if start == end {
-				continue // the newline of the last entry
-			}
-			if n--; n == 0 {
-				_, err := f.Seek(start, io.SeekStart)
-				return err
-			}
-		}
-	}
-	_, err = f.Seek(0, io.SeekStart)
-	return err
+	f.again = false
+	return false
 }

@@ -4,12 +4,20 @@
 //	2006-01-02T15:04:05.999999999Z stdout F content of a line
 //
 // The tag is F for a line that is whole or ends here and P for a piece that a
-// later entry continues; further tags may follow it, split by colons.
+// later entry continues; further tags may follow it, split by colons. Times
+// are in UTC and of fixed length. They grow from write to write, and entries of
+// one write share theirs.
 //
 // The law: every write(2) ends at the end of an entry, both streams of a
 // container pass one serial writer, and a file is appended to by one Writer
 // only. So a reader sees a torn entry only at the end of the file, and only
 // for the moment in which it is written.
+//
+// Somebody else, the kubelet, rotates: it renames the file, to the name with a
+// suffix, and asks for a Reopen; it compresses and removes rotated files when
+// it likes. It renames a file back when it does not hear of success. A reader
+// finds the files by their names; the times in them tell it their order, and
+// which entries it has read already.
 package crilog
 
 import (
@@ -21,6 +29,14 @@ import (
 // MaxContent is the longest content of one entry in bytes. A longer line of
 // the container becomes several entries.
 const MaxContent = 16 << 10
+
+// Every entry that a Writer makes begins with so many bytes, since both streams
+// have names of one length: "2006-01-02T15:04:05.000000000Z stdout F ".
+const (
+	stampLayout = "2006-01-02T15:04:05.000000000Z07:00"
+	stampLen    = len("2006-01-02T15:04:05.000000000Z")
+	headerLen   = stampLen + len(" stdout F ")
+)
 
 // Stream is the name of an output as it stands in the log.
 type Stream string

@@ -2,24 +2,49 @@ package crilog
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
 // Writer appends to the log of one container. It is safe for concurrent use.
+//
+// What the disk does not take is lost, for a container must not stop for it:
+// the first such write tells that output is being lost, and the first one that
+// succeeds, or Close, how much was. An entry is lost whole or not at all.
 type Writer struct {
 	path string
 
-	mu sync.Mutex
-	f  *os.File // guarded by mu; nil after Close
+	mu   sync.Mutex
+	f    *os.File  // guarded by mu, as all below; nil after Close
+	torn bool      // f does not end at the end of an entry
+	last time.Time // of the youngest entry
+	left leftFile
+	lost loss
 }
 
-// scratch lends the buffer in which a write is composed, so that the logs of
-// many quiet containers hold none.
-var scratch = sync.Pool{New: func() any { return new([]byte) }}
+// leftFile is the file that the last reopening left.
+type leftFile struct {
+	id   fileID
+	path string // its name at that moment, after it had been renamed; "": none
+}
+
+// loss is the output that could not be written since the last success.
+type loss struct {
+	why     error // of the first; nil if nothing is lost
+	since   time.Time
+	bytes   int // of content, without newlines
+	entries int
+}
 
 // Open opens the log at path for appending and creates it, with its missing
 // parent directories, where it is absent.
@@ -27,147 +52,213 @@ func Open(path string) (*Writer, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return nil, fmt.Errorf("cannot open log: %w", err)
 	}
-	f, err := open(path)
-	if err != nil {
+	w := &Writer{path: path}
+	var err error
+	if w.f, w.torn, err = open(path, os.O_CREATE); err != nil {
 		return nil, err
 	}
-	return &Writer{path: path, f: f}, nil
+	if w.last, err = lastTime(w.f); err != nil {
+		_ = w.f.Close()
+		return nil, fmt.Errorf("cannot open log %s: %w", path, err)
+	}
+	return w, nil
 }
 
-func open(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open log: %w", err)
+// open opens a log and tells whether it ends within an entry, as a writer that
+// was killed may have left it. A pod that mounts the directory of logs may have
+// put anything in the place of one: a link to a file of the host, or a FIFO
+// that nobody reads. create is os.O_CREATE or 0.
+func open(path string, create int) (f *os.File, torn bool, err error) {
+	const flags = os.O_RDWR | os.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK
+	f, err = os.OpenFile(path, flags|create, 0o640)
+	if errors.Is(err, unix.ELOOP) {
+		err = errkind.New(errkind.FailedPrecondition, "%s is a symbolic link", path)
 	}
-	return f, nil
+	if err != nil {
+		return nil, false, fmt.Errorf("cannot open log: %w", err)
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = errkind.New(errkind.FailedPrecondition, "%s is not a regular file", path)
+	}
+	if err == nil && st.Size() > 0 {
+		var end [1]byte
+		_, err = f.ReadAt(end[:], st.Size()-1)
+		torn = end[0] != '\n'
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, false, fmt.Errorf("cannot open log: %w", err)
+	}
+	return f, torn, nil
 }
 
 // Reopen opens the log by its path again, after somebody has renamed it. An
-// entry goes to the old file or to the new one, never to both. On failure the
-// old file stays in use.
+// entry goes to the old file or to the new one, never to both, and none to the
+// old one once the new one exists. On failure the old file stays in use.
 func (w *Writer) Reopen() error {
-	f, err := open(w.path)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.f == nil {
+		return errkind.New(errkind.FailedPrecondition, "cannot reopen log %s: it is closed", w.path)
+	}
+	w.recall(rotatedNames(w.path)...)
+	f, torn, err := open(w.path, os.O_CREATE)
 	if err != nil {
 		return err
 	}
-	w.mu.Lock()
+	w.left = leave(w.f)
 	old := w.f
-	if old != nil {
-		w.f = f
-	}
-	w.mu.Unlock()
-	if old == nil {
-		_ = f.Close()
-		return fmt.Errorf("cannot reopen log %s: it is closed", w.path)
-	}
+	w.f, w.torn = f, torn
 	return old.Close()
 }
 
-// Close closes the file. Later entries are lost.
+// leave describes a file that will not be written any more.
+func leave(f *os.File) leftFile {
+	id, linked, err := identify(f)
+	if err != nil || !linked {
+		return leftFile{}
+	}
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		return leftFile{}
+	}
+	return leftFile{id, path}
+}
+
+// recall finds out that a rotation was taken back, and goes on with the file
+// that the reopening had left. A kubelet that has no answer to
+// ReopenContainerLog, because the daemon was killed meanwhile, renames the old
+// file back over the new one, whose entries then belong to its end. The sign
+// is that the new file has no name any more and the old one has the log's, or
+// that of the next rotation, if one is among names.
+func (w *Writer) recall(names ...string) {
+	if w.left.path == "" {
+		return
+	}
+	if _, linked, err := identify(w.f); err != nil || linked {
+		return
+	}
+	for _, name := range append(names, w.path) {
+		if name == w.left.path {
+			continue
+		}
+		old, torn, err := open(name, 0)
+		if err != nil {
+			continue
+		}
+		id, _, err := identify(old)
+		if err == nil && id != w.left.id {
+			err = errors.New("another file")
+		}
+		if err == nil && torn {
+			_, err = old.Write([]byte{'\n'})
+		}
+		if err == nil {
+			err = appendFile(old, w.f)
+		}
+		if err != nil {
+			_ = old.Close()
+			continue
+		}
+		_ = w.f.Close()
+		w.f, w.left = old, leftFile{}
+		return
+	}
+}
+
+// appendFile appends all of src to dst, or nothing.
+func appendFile(dst, src *os.File) error {
+	st, err := dst.Stat()
+	if err != nil {
+		return err
+	}
+	if _, err = io.Copy(dst, io.NewSectionReader(src, 0, math.MaxInt64)); err != nil {
+		return errors.Join(err, dst.Truncate(st.Size()))
+	}
+	return nil
+}
+
+// Close closes the file. Later entries are lost. The error tells how much was
+// lost at the end.
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.f == nil {
 		return nil
 	}
+	w.recall(rotatedNames(w.path)...)
 	err := w.f.Close()
 	w.f = nil
-	return err
+	return errors.Join(w.told(), err)
 }
 
-// Stream makes the sink of one output of the container. A sink is for one
-// goroutine; the sinks of a Writer may be used concurrently.
-func (w *Writer) Stream(name Stream) *Sink { return &Sink{w: w, name: name} }
-
-// Sink splits the bytes of one stream into entries.
-type Sink struct {
-	w    *Writer
-	name Stream
-	rest []byte // the begun line, at most MaxContent bytes; nil if there is none
-}
-
-// Write logs the whole lines in p and keeps the begun one for later. It always
-// consumes all of p: what could not be written is lost, as the error tells.
-func (s *Sink) Write(p []byte) (int, error) {
-	w := s.w
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	var room [len(time.RFC3339Nano)]byte
-	stamp := time.Now().UTC().AppendFormat(room[:0], time.RFC3339Nano)
-	buf := scratch.Get().(*[]byte)
-	defer scratch.Put(buf)
-	out, n := (*buf)[:0], len(p)
-	for {
-		i := bytes.IndexByte(p, '\n')
-		if i < 0 {
-			break
-		}
-		line := p[:i]
-		if len(s.rest) > 0 {
-			s.rest = append(s.rest, line...)
-			line = s.rest
-		}
-		line = bytes.TrimSuffix(line, []byte{'\r'})
-		out, line = s.pieces(out, stamp, line)
-		out = appendEntry(out, stamp, s.name, false, line)
-		s.rest = nil
-		p = p[i+1:]
+// stamp is the time of the entries of one write. By it readers tell an entry
+// from another, so it grows with each, also after the clock was set back.
+func (w *Writer) stamp(dst []byte) []byte {
+	now := time.Now().Round(0) // by the clock of the wall alone, as readers do
+	if !now.After(w.last) {
+		now = w.last.Add(1)
 	}
-	if len(p) > 0 {
-		if len(s.rest) > 0 {
-			s.rest = append(s.rest, p...)
-			p = s.rest
-		}
-		out, p = s.pieces(out, stamp, p)
-		// A copy: what p is a part of may be a large buffer, or another's.
-		s.rest = append([]byte(nil), p...)
-	}
-	*buf = out
-	return n, w.flush(out)
+	w.last = now
+	return now.UTC().AppendFormat(dst, stampLayout)
 }
 
-// pieces appends the leading entries of a line that is too long for one, and
-// returns what is left of the line.
-func (s *Sink) pieces(out, stamp, line []byte) ([]byte, []byte) {
-	for len(line) > MaxContent {
-		out = appendEntry(out, stamp, s.name, true, line[:MaxContent])
-		line = line[MaxContent:]
-	}
-	return out, line
-}
-
-// Flush writes what is left of a line without a newline, as partial. It is for
-// the end of the stream.
-func (s *Sink) Flush() error {
-	if len(s.rest) == 0 {
-		return nil
-	}
-	w := s.w
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	stamp := time.Now().UTC().AppendFormat(nil, time.RFC3339Nano)
-	out := appendEntry(nil, stamp, s.name, true, s.rest)
-	s.rest = nil
-	return w.flush(out)
-}
-
-// flush writes out, which ends at the end of an entry. Where the disk takes
-// only a part, the torn entry at its end is taken back. The caller holds mu.
-func (w *Writer) flush(out []byte) error {
+// write writes out, which ends at the end of an entry. The caller holds mu.
+// The error tells that a loss begins, or of one that is over.
+func (w *Writer) write(out []byte) error {
 	if len(out) == 0 {
 		return nil
 	}
 	if w.f == nil {
 		return fmt.Errorf("cannot write log %s: it is closed", w.path)
 	}
-	n, err := w.f.Write(out)
+	w.recall()
+	n, err := w.put(out)
 	if err == nil {
+		return w.told()
+	}
+	rest := out[n:]
+	first := w.lost.why == nil
+	if first {
+		w.lost.why, w.lost.since = err, time.Now()
+	}
+	entries := bytes.Count(rest, []byte{'\n'})
+	w.lost.entries += entries
+	w.lost.bytes += len(rest) - entries*(headerLen+1)
+	if !first {
 		return nil
 	}
-	if torn := n - (bytes.LastIndexByte(out[:n], '\n') + 1); torn > 0 {
-		if st, serr := w.f.Stat(); serr == nil && st.Size() >= int64(torn) {
-			_ = w.f.Truncate(st.Size() - int64(torn))
+	return fmt.Errorf("cannot write log; output is lost until it can be written: %w", err)
+}
+
+// put writes out and returns how many bytes of whole entries of it stand in
+// the file. Where the disk takes only a part, it takes back the torn entry.
+func (w *Writer) put(out []byte) (int, error) {
+	if w.torn {
+		if _, err := w.f.Write([]byte{'\n'}); err != nil {
+			return 0, err
 		}
+		w.torn = false
 	}
-	return fmt.Errorf("cannot write log: %w", err)
+	n, err := w.f.Write(out)
+	if err == nil {
+		return n, nil
+	}
+	whole := bytes.LastIndexByte(out[:n], '\n') + 1
+	if torn := int64(n - whole); torn > 0 {
+		st, serr := w.f.Stat()
+		w.torn = serr != nil || st.Size() < torn || w.f.Truncate(st.Size()-torn) != nil
+	}
+	return whole, err
+}
+
+// told is the error that tells of a loss that is over; nil if there was none.
+func (w *Writer) told() error {
+	l := w.lost
+	if l.why == nil {
+		return nil
+	}
+	w.lost = loss{}
+	return fmt.Errorf("%d bytes of output in %d entries since %s are lost: %w", l.bytes, l.entries, l.since.UTC().Format(time.RFC3339), l.why)
 }

@@ -31,7 +31,7 @@ func (s *server) adopt(req shimrpc.Request, files []*os.File) error {
 	}
 	c := &container{Create: *cr, ended: make(chan struct{}), init: pidfd.Process{Pid: cr.Pid, StartTime: cr.StartTime}}
 	if err := c.reopen(req, files); err != nil {
-		c.closeStdio()
+		_ = c.closeStdio()
 		if c.pidfd != nil {
 			_ = c.pidfd.Close()
 		}

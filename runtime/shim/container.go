@@ -45,16 +45,18 @@ func (s *server) reopenLog(id string) error {
 		return err
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	w := c.log
+	c.mu.Unlock()
 	switch {
-	case c.isEnded():
+	case c.LogPath == "":
+		return nil
+	case w == nil:
 		// A new file would be left behind by the kubelet, which removes the
 		// logs of a container that has ended only with the container.
 		return errkind.New(errkind.FailedPrecondition, "it has ended")
-	case c.log == nil:
-		return nil
 	}
-	return c.log.Reopen()
+	// Not under the lock: a disk that takes nothing would hold up the rest.
+	return w.Reopen()
 }
 
 // endStdin gives up the shim's end of the stdin FIFO. Its absence from the
@@ -224,7 +226,7 @@ func awaitKilled(lc *libcontainer.Container) error {
 
 // release closes and removes what the shim itself made for the container.
 func (c *container) release() {
-	c.closeStdio()
+	_ = c.closeStdio() // done when its exit was published
 	if c.pidfd != nil {
 		_ = c.pidfd.Close()
 	}
@@ -233,8 +235,9 @@ func (c *container) release() {
 	}
 }
 
-// closeStdio closes the descriptors of stdio and the log.
-func (c *container) closeStdio() {
+// closeStdio closes the descriptors of stdio and the log. The error tells of
+// output that the log has lost.
+func (c *container) closeStdio() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, st := range c.streams {
@@ -245,8 +248,10 @@ func (c *container) closeStdio() {
 		c.stdin = nil
 	}
 	c.tty = nil // it is the stream's file, which is closed
-	if c.log != nil {
-		_ = c.log.Close()
-		c.log = nil
+	if c.log == nil {
+		return nil
 	}
+	err := c.log.Close()
+	c.log = nil
+	return err
 }

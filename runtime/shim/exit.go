@@ -76,7 +76,9 @@ func (s *server) publish(c *container, exit shimrpc.Exited) {
 	if exit.At.IsZero() {
 		exit.At = time.Now()
 	}
-	c.closeStdio()
+	if err := c.closeStdio(); err != nil {
+		s.log.Printf("log of container %s: %v", c.ID, err)
+	}
 	b, err := json.Marshal(exit)
 	if err == nil {
 		err = atomicfile.WriteVolatile(filepath.Join(c.Bundle, shimrpc.ExitFile), b, 0o600)

@@ -272,6 +272,73 @@ func TestReopenLog(t *testing.T) {
 	}
 }
 
+// TestLogOnFullDisk is of a container that goes on while its log cannot be
+// written. What is lost is told once when it begins and once when it is over.
+func TestLogOnFullDisk(t *testing.T) {
+	l := newLab(t)
+	cr := l.bundle("c", nil, "sh", "-c", "seq 1 20000; seq 1 20000 >&2; read x; echo room; read x; exit 5")
+	cr.Stdin = true
+	dir := filepath.Dir(cr.LogPath)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	ballast := filepath.Join(dir, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 128<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.run(cr)
+	in, err := os.OpenFile(filepath.Join(cr.Bundle, shimrpc.StdinFile), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = in.Close() }()
+	says := func(text string) int {
+		b, _ := os.ReadFile(filepath.Join(l.dir, "shim.log"))
+		return strings.Count(string(b), text)
+	}
+	l.eventually("the loss is told", func() bool { return says("output is lost until it can be written") > 0 })
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.WriteString("\n\n"); err != nil {
+		t.Fatal(err)
+	}
+	if e := l.exit("c"); e.Code != 5 {
+		t.Errorf("exit %+v", e)
+	}
+	if begun, over := says("output is lost until it can be written"), says("of output in"); begun != over || begun > 2 {
+		t.Errorf("the beginning of a loss was told %d times and its end %d times", begun, over)
+	}
+	for line := range strings.Lines(l.output(cr)) {
+		if !strings.HasPrefix(line, "stdout F ") && !strings.HasPrefix(line, "stderr F ") || !strings.HasSuffix(line, "\n") {
+			t.Fatalf("a torn entry: %q", line)
+		}
+	}
+}
+
+// TestLogInTheWay is of a link that a pod has put in the place of its log.
+func TestLogInTheWay(t *testing.T) {
+	l := newLab(t)
+	cr := l.bundle("c", nil, "true")
+	victim := filepath.Join(l.dir, "victim")
+	if err := os.MkdirAll(filepath.Dir(cr.LogPath), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(victim, cr.LogPath); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Create(t.Context(), cr); !errkind.Is(err, errkind.FailedPrecondition) || !strings.Contains(err.Error(), "symbolic link") {
+		t.Errorf("created: %v", err)
+	}
+	if _, err := os.Lstat(victim); err == nil {
+		t.Error("a file was made where the link points")
+	}
+}
+
 func TestUpdate(t *testing.T) {
 	l := newLab(t)
 	l.run(l.bundle("c", nil, "sleep", "1000"))

@@ -21,7 +21,7 @@ const (
 	drainFor = time.Second
 	// stallFor is how long an attached reader may hold the container up.
 	stallFor = 10 * time.Second
-	// readSize is the capacity of a FIFO.
+	// readSize is the capacity of a FIFO; a terminal holds no more either.
 	readSize = 64 << 10
 )
 
@@ -61,14 +61,12 @@ func newStream(name crilog.Stream, f *os.File, w *crilog.Writer) *stream {
 func (st *stream) run(id string, l *log.Logger) {
 	defer close(st.done)
 	defer st.closeTaps()
-	var broken bool // the log; said once, not for every write
 	emit := func(b []byte) {
 		if st.sink != nil {
-			_, err := st.sink.Write(b)
-			if err != nil && !broken {
-				l.Printf("cannot log output of container %s: %v", id, err)
+			// A loss is told once when it begins and once when it is over.
+			if _, err := st.sink.Write(b); err != nil {
+				l.Printf("log of container %s: %v", id, err)
 			}
-			broken = err != nil
 		}
 		st.copyOut(b)
 	}
@@ -86,13 +84,18 @@ func (st *stream) run(id string, l *log.Logger) {
 			break
 		}
 	}
-	end := time.Now().Add(drainFor)
+	end, left := time.Now().Add(drainFor), readSize
+	drain := func(b []byte) {
+		left -= len(b)
+		emit(b)
+	}
 	_ = rc.Control(func(fd uintptr) {
-		_ = st.readAll(int(fd), emit, func() bool { return time.Now().After(end) })
+		// So much is the container's own, however long the disk takes for it.
+		_ = st.readAll(int(fd), drain, func() bool { return left <= 0 && time.Now().After(end) })
 	})
 	if st.sink != nil {
-		if err := st.sink.Flush(); err != nil && !broken {
-			l.Printf("cannot log output of container %s: %v", id, err)
+		if err := st.sink.Flush(); err != nil {
+			l.Printf("log of container %s: %v", id, err)
 		}
 	}
 }

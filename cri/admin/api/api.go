@@ -136,8 +136,9 @@ type Layer struct {
 type LogsRequest struct {
 	Container string    `json:"container"`
 	Follow    bool      `json:"follow,omitempty"` // until the container has ended and its log is read
-	Tail      *int      `json:"tail,omitempty"`   // so many last lines; nil: all
+	Tail      *int      `json:"tail,omitempty"`   // so many last lines, before Since and Until choose; nil: all
 	Since     time.Time `json:"since"`            // zero: from the beginning
+	Until     time.Time `json:"until,omitzero"`   // zero: to the end
 }
 
 // LogLine is one line of a container's log, or a part of one.
@@ -145,7 +146,13 @@ type LogLine struct {
 	Stream  string    `json:"stream"` // stdout or stderr
 	Time    time.Time `json:"time"`
 	Text    []byte    `json:"text"`              // without the newline; any bytes
-	Partial bool      `json:"partial,omitempty"` // the line goes on in the next message of this stream
+	Partial bool      `json:"partial,omitempty"` // the line goes on in the next one of this stream
+}
+
+// LogLines are lines in their order, several in a message because a message
+// costs more than a line.
+type LogLines struct {
+	Lines []LogLine `json:"lines"`
 }
 
 // ContainerRequest names a container.

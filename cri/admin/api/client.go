@@ -97,7 +97,14 @@ func (c *Client) InspectImage(ctx context.Context, ref string) (*Image, error) {
 // Logs calls emit for each line until the log's end; an error of emit ends
 // the call and is returned.
 func (c *Client) Logs(ctx context.Context, r *LogsRequest, emit func(*LogLine) error) error {
-	return receive(ctx, c, "Logs", r, emit)
+	return receive(ctx, c, "Logs", r, func(l *LogLines) error {
+		for i := range l.Lines {
+			if err := emit(&l.Lines[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // Wait returns when the container has ended.

@@ -37,7 +37,7 @@ type Server interface {
 	// InspectImage tells all of an image; NotFound where there is none.
 	InspectImage(context.Context, *ImageRequest) (*Image, error)
 	// Logs sends the lines of a container's log.
-	Logs(*LogsRequest, grpc.ServerStreamingServer[LogLine]) error
+	Logs(*LogsRequest, grpc.ServerStreamingServer[LogLines]) error
 	// Wait returns when the container has ended, at once if it has already.
 	// FailedPrecondition if it is removed meanwhile.
 	Wait(context.Context, *ContainerRequest) (*WaitResult, error)
