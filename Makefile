@@ -27,7 +27,7 @@ UNIT_PACKAGES = $$($(GO) list ./... | grep -v -e /runtime/shim$$ -e /cmd/berth-s
 BINARIES := bin/berthd bin/berth-shim bin/berth bin/berth-init
 # Scripts that complete, by shell, and their files below share.
 COMPLETIONS := bash:bash-completion/completions/berth zsh:zsh/site-functions/_berth fish:fish/vendor_completions.d/berth.fish
-SAMPLES  := deploy/config.toml deploy/crictl.yaml deploy/kubelet-berth.conf deploy/10-bridge.conflist
+SAMPLES  := deploy/config.toml deploy/crictl.yaml deploy/kubelet-berth.conf deploy/kubelet-config.yaml deploy/kubeadm.yaml deploy/10-bridge.conflist
 
 .PHONY: help
 help: ## list the targets
@@ -164,6 +164,27 @@ uninstall: ## remove what install installed; state and images stay
 	rm -f "$(DESTDIR)$(PREFIX)/lib/systemd/system/berthd.service"
 	rm -rf "$(DESTDIR)$(PREFIX)/share/berth" "$(DESTDIR)$(PREFIX)"/share/man/man1/berth{,-*}.1
 	rm -f $(foreach c,$(COMPLETIONS),"$(DESTDIR)$(PREFIX)/share/$(word 2,$(subst :, ,$(c)))")
+
+# nfpm, which is pinned in hack/package/go.mod, writes the archive. The binaries
+# are those of bin: built for ARCH, or already there.
+ARCH := amd64
+PACKAGE := $(CACHE)/berth_$(VERSION)_$(ARCH).deb
+
+$(CACHE)/nfpm: hack/package/go.mod hack/package/go.sum
+	@mkdir -p $(CACHE)
+	cd hack/package && CGO_ENABLED=0 $(GO) build -buildvcs=false -o ../.cache/nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm
+
+.PHONY: package
+package: bin $(CACHE)/nfpm ## make a Debian package, hack/.cache/berth_VERSION_ARCH.deb
+	rm -rf $(CACHE)/stage
+	@$(MAKE) --no-print-directory install DESTDIR=$(CACHE)/stage PREFIX=/usr >/dev/null
+	mv $(CACHE)/stage/usr/share/zsh/site-functions $(CACHE)/stage/usr/share/zsh/vendor-completions
+	mkdir -p $(CACHE)/stage/usr/share/doc/berth
+	cp README.md CHANGELOG.md deploy/cli.md $(CACHE)/stage/usr/share/doc/berth
+	gzip -9n $(CACHE)/stage/usr/share/man/man1/*.1
+	find $(CACHE)/stage -exec touch -h -d @$$(git log -1 --format=%ct 2>/dev/null || echo 0) {} +
+	ARCH=$(ARCH) VERSION=$(VERSION) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) \
+	  $(CACHE)/nfpm package --config deploy/package/nfpm.yaml --packager deb --target $(PACKAGE)
 
 .PHONY: clean
 clean: ## remove what was built and cached in this folder

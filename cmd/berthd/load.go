@@ -49,7 +49,8 @@ func newFlags(command string, out io.Writer) *flags {
 	f.Usage = func() {
 		fmt.Fprintf(out, "Usage: berthd [flags]\n"+
 			"       berthd config default | show [flags] | check [FILE...]\n"+
-			"       berthd doctor [flags] | steps | version\n\nFlags override the configuration file.\n\n")
+			"       berthd doctor [flags] | steps | version\n"+
+			"       berthd teardown [flags]    end all pods and take what berth has made out of the kernel\n\nFlags override the configuration file.\n\n")
 		f.PrintDefaults()
 	}
 	f.StringVar(&f.path, "config", defaultConfigPath, "configuration `file`; conf.d/*.toml beside it is read after it")

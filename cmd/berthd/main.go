@@ -52,6 +52,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	switch {
 	case len(args) > 0 && args[0] == "doctor":
 		return diagnose(ctx, args[1:], out)
+	case len(args) > 0 && args[0] == "teardown":
+		return teardown(ctx, args[1:], out)
 	case len(args) > 1 && args[0] == "config" && args[1] == "show":
 		return showConfig(args[2:], out)
 	case len(args) > 1 && args[0] == "config" && args[1] == "check":

@@ -74,6 +74,7 @@ func serve(ctx context.Context, cfg config) (err error) {
 	}
 	go func() { failed <- d.streams.Serve() }()
 	notify(logger, "READY=1")
+	go feedWatchdog(ctx, logger, filepath.Join(cfg.State, berthSocket))
 	logger.Info("Ready", "version", version, "root", cfg.Root, "state", cfg.State)
 
 	select {

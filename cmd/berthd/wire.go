@@ -33,6 +33,7 @@ type daemon struct {
 	all     *cri.Server // the view of berth.sock
 	kubelet *cri.Server // the view of kubelet.sock
 	admin   *admin.Server
+	network nodeNetwork
 	plugins plugins        // of NRI; started once the pods are recovered
 	streams *stream.Server // what the URLs of both views lead to
 	metrics *metrics.Metrics
@@ -102,6 +103,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			Group:   pod.ShimGroup(cfg.Shim.Group),
 			Binary:  besideSelf(cfg.Shim.Path, "berth-shim"),
 			LogFile: filepath.Join(cfg.State, "shim.log"),
+			Place:   shimScope(ctx, cfg.State),
 		},
 		Images:  podImages{Service: images, root: imageRoot},
 		Volumes: podVolumes{volumes.Resolver{Strict: cfg.Volumes.Strict}},
@@ -163,6 +165,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			return images.Close()
 		},
 		pods:    pods,
+		network: net,
 		plugins: hooks,
 		streams: streams,
 		metrics: counts,

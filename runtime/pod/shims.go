@@ -32,6 +32,9 @@ type ShimConfig struct {
 	Group   ShimGroup
 	Binary  string // path of berth-shim
 	LogFile string // where shims write what is no container's output
+	// Place, if set, moves a new shim to where it is to be instead of beside the
+	// daemon, by the group's key and its pid. One that cannot be moved stays.
+	Place func(key string, pid int) error
 }
 
 // shims routes calls to the shim of a pod's group, starts shims, watches them
@@ -153,12 +156,24 @@ func (s *shims) launch(ctx context.Context, key string) error {
 		return fmt.Errorf("cannot prepare the shim %s: %w", s.cfg.Binary, err)
 	}
 	pid, err := shimrpc.Launch(ctx, shimrpc.LaunchConfig{Sealed: sealed, Socket: s.socket(key), Dir: s.dir(),
-		Root: s.t.libcontainerRoot(), LogFile: s.cfg.LogFile})
+		Root: s.t.libcontainerRoot(), LogFile: s.cfg.LogFile, Cgroup: s.place(ctx, key)})
 	if err != nil {
 		return fmt.Errorf("cannot start a shim: %w", err)
 	}
 	klog.FromContext(ctx).V(2).Info("Shim started", "group", key, "pid", pid)
 	return nil
+}
+
+// place is Place for one shim. Its failure is told and no reason to go without
+// a shim.
+func (s *shims) place(ctx context.Context, key string) func(pid int) error {
+	if s.cfg.Place == nil {
+		return nil
+	}
+	return func(pid int) error {
+		logged(ctx, "Cannot move a shim out of the daemon's cgroup", s.cfg.Place(key, pid))
+		return nil
+	}
 }
 
 // adopt hands a shim the processes of its group that it does not hold, and

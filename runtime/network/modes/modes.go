@@ -97,6 +97,10 @@ func (n *Network) Release(podID string) {
 	n.bridge.Release(podID)
 }
 
+// Teardown removes what the networks keep in the kernel without any pod. The
+// caller has detached all.
+func (n *Network) Teardown() error { return n.bridge.Teardown() }
+
 // Status implements network.Network, for pods that people make.
 func (n *Network) Status(ctx context.Context) error { return n.StatusFor(ctx, false) }
 

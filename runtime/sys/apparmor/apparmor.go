@@ -11,6 +11,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
@@ -27,11 +28,12 @@ const Unconfined = "unconfined"
 var defaultProfile []byte
 
 // enabledFile says Y while the kernel's AppArmor is on, and profilesFile lists
-// what is loaded, as "NAME (MODE)". The latter is there only where securityfs
-// is mounted.
+// what is loaded, as "NAME (MODE)"; removeFile takes the names of those that
+// are to go. The latter are there only where securityfs is mounted.
 const (
 	enabledFile  = "/sys/module/apparmor/parameters/enabled"
 	profilesFile = "/sys/kernel/security/apparmor/profiles"
+	removeFile   = "/sys/kernel/security/apparmor/.remove"
 )
 
 // Enabled tells whether the host confines processes with AppArmor.
@@ -70,6 +72,23 @@ func LoadDefault(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("cannot load AppArmor's profile %s: %w: %s", DefaultProfile, err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// UnloadDefault takes DefaultProfile out of the kernel. One that is not there
+// is success.
+func UnloadDefault() error {
+	if !Enabled() {
+		return nil
+	}
+	f, err := os.OpenFile(removeFile, os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString(DefaultProfile)
+		_ = f.Close()
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot unload AppArmor's profile %s: %w", DefaultProfile, err)
 	}
 	return nil
 }
