@@ -9,6 +9,7 @@ import (
 	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/berth-runtime/berth/cri/translate"
+	"github.com/berth-runtime/berth/runtime/pod"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
@@ -23,6 +24,11 @@ func (s *Server) CreateContainer(ctx context.Context, r *criv1.CreateContainerRe
 	for _, m := range cfg.Mounts {
 		if err := s.checkHandler(m.ImageHandler); err != nil {
 			return nil, errkind.New(errkind.Of(err), "%w: mount at %s: %w", crierrors.ErrImageVolumeMountFailed, m.ContainerPath, err)
+		}
+	}
+	if s.cfg.View == pod.ViewAll {
+		if err := translate.LocalContainer(&cfg); err != nil {
+			return nil, err
 		}
 	}
 	id, err := s.cfg.Pods.Create(ctx, s.cfg.View, r.PodSandboxId, cfg)

@@ -6,6 +6,7 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/cri/translate"
+	"github.com/berth-runtime/berth/runtime/pod"
 )
 
 // RunPodSandbox makes a pod that containers can be created in.
@@ -16,6 +17,11 @@ func (s *Server) RunPodSandbox(ctx context.Context, r *criv1.RunPodSandboxReques
 	cfg, err := translate.Pod(r.Config, r.RuntimeHandler)
 	if err != nil {
 		return nil, err
+	}
+	if s.cfg.View == pod.ViewAll {
+		if err := translate.LocalPod(&cfg); err != nil {
+			return nil, err
+		}
 	}
 	id, err := s.cfg.Pods.Run(ctx, s.cfg.View, cfg)
 	if err != nil {

@@ -127,8 +127,9 @@ func (s *Service) inspect() (findings, error) {
 	if err != nil {
 		return f, err
 	}
+	excused := s.takers()
 	for id := range s.state.Snapshots {
-		if !snapshots[id] {
+		if !snapshots[id] && !excused[id] {
 			f.lostSnapshots = append(f.lostSnapshots, id)
 		}
 		delete(snapshots, id)

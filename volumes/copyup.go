@@ -43,7 +43,7 @@ func CopyUp(ctx context.Context, rootfs, path, dst string) (err error) {
 	src, err := inroot.Open(rootfs, path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return os.Rename(partial, dst)
+		return become(partial, dst)
 	case errors.Is(err, unix.ENOTDIR):
 		return errkind.New(errkind.InvalidArgument, "cannot make a volume of %s: it is no directory in the image", path)
 	case err != nil:
@@ -59,7 +59,16 @@ func CopyUp(ctx context.Context, rootfs, path, dst string) (err error) {
 	if err := c.dir(src, to, "."); err != nil {
 		return fmt.Errorf("cannot copy %s of the image: %w", path, err)
 	}
-	return os.Rename(partial, dst)
+	return become(partial, dst)
+}
+
+// become gives a directory another name, that of an empty one too, which
+// os.Rename refuses.
+func become(dir, name string) error {
+	if err := unix.Rename(dir, name); err != nil {
+		return &os.LinkError{Op: "rename", Old: dir, New: name, Err: err}
+	}
+	return nil
 }
 
 // copier copies a tree by directory handles: no name is ever looked up

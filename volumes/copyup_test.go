@@ -140,6 +140,11 @@ func TestCopyUpAbsentAndInterrupted(t *testing.T) {
 	if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
 		t.Errorf("an interrupted copy left %v, %v", names, err)
 	}
+	// An empty directory that is there already becomes the copy.
+	must(t, os.Mkdir(dir+"/empty", 0o755))
+	must(t, CopyUp(context.Background(), root, "/data", dir+"/empty"))
+	must(t, CopyUp(context.Background(), root, "/absent", dir+"/absent"))
+	must(t, os.RemoveAll(dir+"/empty"))
 	// What a killed process left does not mix with the next copy.
 	must(t, os.MkdirAll(dir+"/vol.partial/rubbish", 0o755))
 	must(t, CopyUp(context.Background(), root, "/data", dir+"/vol"))

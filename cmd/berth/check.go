@@ -69,8 +69,8 @@ func (c *cli) check(ctx context.Context, cl *client, in api.CheckRequest) ([]api
 }
 
 func (c *cli) printCheck(problems []api.Problem) error {
-	if c.output == "json" {
-		return c.json(append([]api.Problem{}, problems...))
+	if c.structured() {
+		return c.show(append([]api.Problem{}, problems...))
 	}
 	if len(problems) == 0 {
 		_, err := fmt.Fprintln(c.out, "everything is as recorded")

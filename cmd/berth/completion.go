@@ -88,7 +88,7 @@ func argumentKinds(use string) func(n int) (kinds []string, files bool) {
 			n = len(places) - 1
 		}
 		known := filter(places[n], func(kind string) bool {
-			return slices.Contains([]string{"CONTAINER", "POD", "IMAGE", "NAME[:TAG"}, kind)
+			return slices.Contains([]string{"CONTAINER", "POD", "IMAGE", "NAME[:TAG", "VOLUME"}, kind)
 		})
 		return known, len(known) == 0 && slices.ContainsFunc(places[n], func(k string) bool { return k != "NAME" })
 	}
@@ -132,6 +132,15 @@ func (c *cli) names(ctx context.Context, kinds []string) ([]string, error) {
 			for _, tag := range img.Tags {
 				out = append(out, cobra.CompletionWithDesc(familiar(tag), "image"))
 			}
+		}
+	}
+	if slices.Contains(kinds, "VOLUME") {
+		list, err := cl.admin.Volumes(ctx, false)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range list {
+			out = append(out, cobra.CompletionWithDesc(v.Name, "volume"))
 		}
 	}
 	slices.Sort(out)

@@ -38,8 +38,8 @@ func configShowVerb(c *cli) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if c.output == "json" {
-			return c.json(api.ConfigResult{Settings: all})
+		if c.structured() {
+			return c.show(api.ConfigResult{Settings: all})
 		}
 		tw := tabwriter.NewWriter(c.out, 0, 8, 2, ' ', 0)
 		for _, s := range all {

@@ -21,8 +21,8 @@ func dfVerb(c *cli) *cobra.Command {
 		if err != nil {
 			return cannot(err, "measure the store")
 		}
-		if c.output == "json" {
-			return c.json(df)
+		if c.structured() {
+			return c.show(df)
 		}
 		lines := append(dfLines("image", df.Images), dfLines("container", df.Containers)...)
 		if err := table(c.out, []string{"KIND", "ID", "NAME", "SIZE", "FILES", "IN USE"}, lines); err != nil {

@@ -135,8 +135,8 @@ func isFile(path string) bool {
 }
 
 func (c *cli) printFindings(found []api.Finding) error {
-	if c.output == "json" {
-		return c.json(api.DoctorResult{Findings: found})
+	if c.structured() {
+		return c.show(api.DoctorResult{Findings: found})
 	}
 	tw := tabwriter.NewWriter(c.out, 0, 8, 2, ' ', 0)
 	counts := map[string]int{}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"path"
 	"slices"
@@ -46,8 +45,8 @@ func eventsVerb(c *cli) *cobra.Command {
 			if e.Type != api.EventJournal && !fits(e) {
 				return nil
 			}
-			if c.output == "json" {
-				return json.NewEncoder(c.out).Encode(e)
+			if c.structured() {
+				return c.showLine(e)
 			}
 			_, err := fmt.Fprintln(c.out, eventText(e, full))
 			return err

@@ -55,7 +55,7 @@ func TestPsText(t *testing.T) {
 		},
 		{ID: "fedcba987654", Image: "box", createdAgo: "2 hours ago", Status: "Exited (137) 2 hours ago", Pod: "ffffffffffff", Name: "kube-system/dns/server"},
 	}
-	if err := c.printPs(rows, false); err != nil {
+	if err := c.printPs(rows, &psFlags{}); err != nil {
 		t.Fatal(err)
 	}
 	want := `
@@ -79,7 +79,7 @@ func TestStatusText(t *testing.T) {
 		"Exited (137) 5 days ago, out of memory": {State: criv1.ContainerState_CONTAINER_EXITED, ExitCode: 137, Reason: "OOMKilled", FinishedAt: at(120 * time.Hour)},
 		"Unknown":                                {State: criv1.ContainerState_CONTAINER_UNKNOWN},
 	} {
-		if got := statusText(s, now); got != want {
+		if got := statusText(s, now, api.Local{}); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}

@@ -28,8 +28,8 @@ func historyVerb(c *cli) *cobra.Command {
 		}
 		history := append([]api.History{}, img.History...)
 		slices.Reverse(history)
-		if c.output == "json" {
-			return c.json(history)
+		if c.structured() {
+			return c.show(history)
 		}
 		var lines [][]string
 		for _, h := range history {

@@ -37,7 +37,7 @@ func imagesVerb(c *cli) *cobra.Command {
 		}
 		var rows []imageRow
 		for _, img := range list {
-			rows = append(rows, imageRows(img, full || c.output == "json")...)
+			rows = append(rows, imageRows(img, full || c.structured())...)
 		}
 		return c.printImages(rows)
 	})
@@ -94,8 +94,8 @@ func (c *cli) printImages(rows []imageRow) error {
 	slices.SortFunc(rows, func(a, b imageRow) int {
 		return strings.Compare(a.Repository+"\x00"+a.Tag+a.ID, b.Repository+"\x00"+b.Tag+b.ID)
 	})
-	if c.output == "json" {
-		return c.json(append([]imageRow{}, rows...))
+	if c.structured() {
+		return c.show(append([]imageRow{}, rows...))
 	}
 	var lines [][]string
 	for _, r := range rows {

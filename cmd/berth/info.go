@@ -34,8 +34,8 @@ func infoVerb(c *cli) *cobra.Command {
 			}
 			conditions[cond.Type] = text
 		}
-		if c.output == "json" {
-			return c.json(struct {
+		if c.structured() {
+			return c.show(struct {
 				*api.Info
 				Conditions map[string]string `json:"conditions"`
 			}{info, conditions})

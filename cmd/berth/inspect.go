@@ -30,7 +30,7 @@ func inspectVerb(c *cli) *cobra.Command {
 			}
 			return err
 		})
-		return errors.Join(c.json(found), err)
+		return errors.Join(c.show(found), err)
 	})
 }
 

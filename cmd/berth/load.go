@@ -31,8 +31,8 @@ func loadVerb(c *cli) *cobra.Command {
 			err = advised(err, codes.InvalidArgument, "make the archive anew with docker save, or give the folder of an OCI layout")
 			return cannot(err, "load %s", orStdin(input))
 		}
-		if c.output == "json" {
-			return c.json(res)
+		if c.structured() {
+			return c.show(res)
 		}
 		for _, tag := range res.Tags {
 			fmt.Fprintf(c.out, "Loaded %s\n", familiar(tag))

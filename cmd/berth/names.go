@@ -15,6 +15,7 @@ const (
 	runLabel        = ownPrefix + "run"     // on the pod and the container of a pod of one
 	portsAnnotation = ownPrefix + "ports"   // on the pod: published ports as ps shows them
 	commandNote     = ownPrefix + "command" // on the container: its command, a JSON array
+	nameLabel       = ownPrefix + "name"    // on the container: what berth rename called it
 )
 
 // Where crictl looks for the name of a container's pod. The kubelet writes
@@ -59,9 +60,17 @@ func (o object) name() string {
 	case o.container == nil:
 		return podName(o.pod)
 	case o.ours() || o.pod == nil:
-		return o.container.GetMetadata().GetName()
+		return o.containerName()
 	}
-	return podName(o.pod) + "/" + o.container.GetMetadata().GetName()
+	return podName(o.pod) + "/" + o.containerName()
+}
+
+// containerName is the container's own name, without its pod's.
+func (o object) containerName() string {
+	if name := o.container.Labels[nameLabel]; name != "" {
+		return name
+	}
+	return o.container.GetMetadata().GetName()
 }
 
 func podName(p *criv1.PodSandbox) string {
@@ -114,6 +123,13 @@ func (cl *client) look(ctx context.Context) (*inventory, error) {
 	for _, p := range pods.Items {
 		inv.pods[p.Id] = p
 	}
+	for _, c := range inv.containers {
+		// A pod of one is called as its container is.
+		if p, name := inv.pods[c.PodSandboxId], c.Labels[nameLabel]; name != "" && p != nil && p.Labels[runLabel] != "" && p.GetMetadata().GetName() == c.GetMetadata().GetName() {
+			p.Labels[logFolderLabel] = logFolderName(p.Metadata)
+			p.Metadata.Name = name
+		}
+	}
 	return inv, nil
 }
 
@@ -149,7 +165,7 @@ func (inv *inventory) findContainer(name string) (object, error) {
 	if len(inside) > 1 {
 		var names []string
 		for _, c := range inside {
-			names = append(names, c.GetMetadata().GetName())
+			names = append(names, object{container: c}.containerName())
 		}
 		slices.Sort(names)
 		why = "it is a pod with the containers " + strings.Join(slices.Compact(names), ", ")
@@ -212,7 +228,7 @@ func (o object) names() []string {
 	if o.container == nil {
 		return []string{pod.GetName(), pod.GetNamespace() + "/" + pod.GetName()}
 	}
-	c := o.container.GetMetadata().GetName()
+	c := o.containerName()
 	return []string{c, pod.GetName() + "/" + c, pod.GetNamespace() + "/" + pod.GetName() + "/" + c}
 }
 

@@ -36,7 +36,6 @@ import (
 type node struct {
 	criv1.UnimplementedRuntimeServiceServer
 	criv1.UnimplementedImageServiceServer
-
 	logRoot string
 	socket  string
 	server  *grpc.Server
@@ -56,6 +55,8 @@ type node struct {
 	notes      []string // of sessions
 	work       api.WorkResult
 	events     []api.Event
+	local      map[string]api.Local
+	volumes    []api.Volume
 }
 
 type fakePod struct {
@@ -93,7 +94,7 @@ func (n *node) start(t *testing.T) {
 	n.server = grpc.NewServer()
 	criv1.RegisterRuntimeServiceServer(n.server, n)
 	criv1.RegisterImageServiceServer(n.server, n)
-	api.Register(n.server, adminNode{n})
+	api.Register(n.server, adminNode{node: n})
 	go func() { _ = n.server.Serve(l) }()
 }
 

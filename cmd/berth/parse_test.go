@@ -98,8 +98,7 @@ func TestParseVolumes(t *testing.T) {
 		{in: "./a:/b", host: filepath.Join(wd, "a"), inside: "/b"},
 		{in: ".:/b", host: wd, inside: "/b"},
 		{in: "/a:/b/../c", host: "/a", inside: "/c"},
-		{in: "data:/b", why: "named volume"},
-		{in: "/a", why: "does not name one path"},
+		{in: "da ta:/b", why: "no name of a volume"},
 		{in: ":/b", why: "does not name one path"},
 		{in: "/a:", why: "does not name one path"},
 		{in: "/a:/b:ro:x", why: "does not name one path"},
@@ -108,7 +107,7 @@ func TestParseVolumes(t *testing.T) {
 		{in: "/a:/b:fast", why: `no option "fast"`},
 		{in: "/a:/b:", why: `no option ""`},
 	} {
-		got, err := parseVolumes([]string{tc.in})
+		got, err := parseMounts([]string{tc.in}, nil, nil)
 		if tc.why != "" {
 			told(t, tc.in, err, tc.why)
 			continue
@@ -117,11 +116,11 @@ func TestParseVolumes(t *testing.T) {
 			t.Errorf("%s: %v", tc.in, err)
 			continue
 		}
-		if m := got[0]; m.HostPath != tc.host || m.ContainerPath != tc.inside || m.Readonly != tc.ro || m.Propagation != tc.propagation {
+		if m := got.mounts[0]; m.HostPath != tc.host || m.ContainerPath != tc.inside || m.Readonly != tc.ro || m.Propagation != tc.propagation {
 			t.Errorf("%s: %v", tc.in, m)
 		}
 	}
-	_, err = parseVolumes([]string{"/a:/x", "/b:/x/"})
+	_, err = parseMounts([]string{"/a:/x", "/b:/x/"}, nil, nil)
 	told(t, "twice", err, "mounted at /x already")
 }
 

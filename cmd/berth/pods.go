@@ -46,7 +46,7 @@ func (c *cli) printPods(pods []object, inv *inventory, quiet, full bool) error {
 	rows := []podRow{}
 	for _, o := range pods {
 		row := podRow{
-			ID:        short(o.pod.Id, full || c.output == "json"),
+			ID:        short(o.pod.Id, full || c.structured()),
 			Namespace: o.pod.GetMetadata().GetNamespace(), Name: o.pod.GetMetadata().GetName(),
 			Created: nanos(o.pod.CreatedAt), State: "stopped", Containers: len(inv.of(o.pod.Id)), By: "CRI client",
 		}
@@ -67,8 +67,8 @@ func (c *cli) printPods(pods []object, inv *inventory, quiet, full bool) error {
 		}
 		return nil
 	}
-	if c.output == "json" {
-		return c.json(rows)
+	if c.structured() {
+		return c.show(rows)
 	}
 	var lines [][]string
 	for _, r := range rows {

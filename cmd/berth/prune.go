@@ -22,8 +22,8 @@ func pruneVerb(c *cli) *cobra.Command {
 		if err != nil {
 			return cannot(err, "prune images")
 		}
-		if c.output == "json" {
-			return c.json(res)
+		if c.structured() {
+			return c.show(res)
 		}
 		for _, u := range res.Images {
 			fmt.Fprintf(c.out, "Deleted %s %s\n", short(u.ID, false), familiar(u.Name))

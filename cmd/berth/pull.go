@@ -46,7 +46,7 @@ func pullVerb(c *cli) *cobra.Command {
 
 // ensureImage returns the id of an image, pulled if the policy says so. Its
 // progress goes to stderr: stdout is the container's.
-func (c *cli) ensureImage(ctx context.Context, cl *client, ref, policy string) (string, error) {
+func (c *cli) ensureImage(ctx context.Context, cl *client, ref, policy string, quiet bool) (string, error) {
 	if policy != "always" {
 		st, err := cl.image.ImageStatus(ctx, &criv1.ImageStatusRequest{Image: &criv1.ImageSpec{Image: ref}})
 		if err != nil {
@@ -58,9 +58,11 @@ func (c *cli) ensureImage(ctx context.Context, cl *client, ref, policy string) (
 		if policy == "never" {
 			return "", &problem{what: "cannot run " + ref, why: "the image is not here, and --pull never forbids to fetch it", do: "berth pull " + ref}
 		}
-		fmt.Fprintf(c.err, "The image %s is not here yet; pulling it.\n", ref)
+		if !quiet {
+			fmt.Fprintf(c.err, "The image %s is not here yet; pulling it.\n", ref)
+		}
 	}
-	return c.pull(ctx, cl, ref, "", c.err, false)
+	return c.pull(ctx, cl, ref, "", c.err, quiet)
 }
 
 func (c *cli) pull(ctx context.Context, cl *client, ref, creds string, w io.Writer, quiet bool) (string, error) {

@@ -37,8 +37,8 @@ func registryExplainVerb(c *cli) *cobra.Command {
 		if err != nil {
 			return cannot(err, "explain %s", args[0])
 		}
-		if c.output == "json" {
-			return c.json(e)
+		if c.structured() {
+			return c.show(e)
 		}
 		fmt.Fprintf(c.out, "%s is looked for at\n", e.Ref)
 		for i, at := range e.Endpoints {

@@ -17,6 +17,7 @@ import (
 // runFlags is a container as docker's words describe it.
 type runFlags struct {
 	detach, remove     bool
+	createOnly         bool // berth create
 	stdin, tty         bool
 	detachKeys         string
 	name, hostname     string
@@ -37,19 +38,25 @@ type runFlags struct {
 	args               []string
 	uid                string // of the pod
 	logRoot, logFolder string // the folder is the pod's own, below the root
+
+	more   moreFlags
+	images map[string]string // ids of the images that are mounted, by reference
+	paths  map[string]string // host paths of volumes, by name
+	within *object           // the pod that it joins (--pod)
 }
 
 func (r *runFlags) register(f *pflag.FlagSet) {
 	f.SetInterspersed(false) // what follows IMAGE belongs to the container
 	f.BoolVarP(&r.detach, "detach", "d", false, "print the id and return; do not follow the log")
 	f.BoolVar(&r.remove, "rm", false, "remove the container, its pod and its log when it ends")
+	f.Bool("help", false, "explain this verb") // without a short form, which is the host name's
 	f.BoolVarP(&r.stdin, "interactive", "i", false, "pass stdin on to it; with -d it waits for berth attach")
 	f.BoolVarP(&r.tty, "tty", "t", false, "give it a terminal")
 	f.StringVar(&r.detachKeys, "detach-keys", defaultDetachKeys, "keys that leave it to itself, with -it")
 	f.StringVar(&r.name, "name", "", "name (generated if none is given)")
-	f.StringVar(&r.hostname, "hostname", "", "host name inside (the name if none is given)")
+	f.StringVarP(&r.hostname, "hostname", "h", "", "host name inside (the name if none is given)")
 	f.StringArrayVarP(&r.ports, "publish", "p", nil, "publish a port: [HOSTIP:]HOST:CONTAINER[/PROTO], also ranges")
-	f.StringArrayVarP(&r.volumes, "volume", "v", nil, "mount a host path: HOST:CONTAINER[:ro,rw,rshared,rslave,rprivate]")
+	f.StringArrayVarP(&r.volumes, "volume", "v", nil, "mount a host path or a named volume: HOST|NAME:CONTAINER[:ro,nocopy,rshared,rslave,rprivate];\nCONTAINER alone is a fresh directory that goes with it")
 	f.StringArrayVarP(&r.env, "env", "e", nil, "set a variable: NAME=VALUE, or NAME to pass on your own")
 	f.StringArrayVar(&r.envFiles, "env-file", nil, "read variables from a file")
 	f.StringArrayVarP(&r.labels, "label", "l", nil, "set a label: NAME=VALUE")
@@ -66,6 +73,7 @@ func (r *runFlags) register(f *pflag.FlagSet) {
 	f.BoolVar(&r.privileged, "privileged", false, "all capabilities, all devices, no filters")
 	f.BoolVar(&r.readOnly, "read-only", false, "mount the root file system read-only")
 	f.StringVar(&r.stopSignal, "stop-signal", "", "signal that stops it (the image's if none is given)")
+	r.more.register(f)
 }
 
 // A name becomes part of a file name and, by default, the host name.
@@ -75,8 +83,6 @@ var goodName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
 func (r *runFlags) check() error {
 	p := &problem{what: "cannot run " + r.image}
 	switch {
-	case r.detach && r.remove:
-		p.why, p.do = "nobody is left to remove it when it ends (--rm with -d)", "leave out one of the two, and remove it later with berth rm"
 	case r.network != "bridge" && r.network != "host":
 		p.why, p.do = fmt.Sprintf("there is no network %q", r.network), "choose --network bridge or --network host"
 	case r.network == "host" && len(r.ports) > 0:
@@ -92,13 +98,13 @@ func (r *runFlags) check() error {
 	case r.name != "" && !goodName.MatchString(r.name):
 		p.why, p.do = fmt.Sprintf("the name %q is not of letters, digits, _, . and -", r.name), "choose a name like web or web-1"
 	default:
-		return nil
+		return r.checkMore()
 	}
 	return p
 }
 
 // interactive tells whether our stdio becomes the container's.
-func (r *runFlags) interactive() bool { return !r.detach && (r.stdin || r.tty) }
+func (r *runFlags) interactive() bool { return !r.detach && !r.createOnly && (r.stdin || r.tty) }
 
 // podConfig is the pod of one.
 func (r *runFlags) podConfig() (*criv1.PodSandboxConfig, error) {
@@ -106,12 +112,16 @@ func (r *runFlags) podConfig() (*criv1.PodSandboxConfig, error) {
 	if err != nil {
 		return nil, err
 	}
-	labels, err := parseLabels(r.labels)
+	labels, err := r.allLabels()
 	if err != nil {
 		return nil, err
 	}
 	labels[runLabel] = "true"
 	annotations := map[string]string{}
+	sysctls, err := r.podNotes(annotations)
+	if err != nil {
+		return nil, err
+	}
 	if len(ports) > 0 {
 		var shown []string
 		for _, m := range ports {
@@ -133,7 +143,7 @@ func (r *runFlags) podConfig() (*criv1.PodSandboxConfig, error) {
 		PortMappings: ports,
 		Labels:       labels,
 		Annotations:  annotations,
-		Linux: &criv1.LinuxPodSandboxConfig{SecurityContext: &criv1.LinuxSandboxSecurityContext{
+		Linux: &criv1.LinuxPodSandboxConfig{Sysctls: sysctls, CgroupParent: r.more.cgroupParent, SecurityContext: &criv1.LinuxSandboxSecurityContext{
 			NamespaceOptions: r.namespaces(),
 			Privileged:       r.privileged,
 			Seccomp:          r.seccomp(),
@@ -142,11 +152,23 @@ func (r *runFlags) podConfig() (*criv1.PodSandboxConfig, error) {
 }
 
 func (r *runFlags) metadata() *criv1.PodSandboxMetadata {
+	if r.within != nil {
+		return r.within.pod.GetMetadata()
+	}
 	return &criv1.PodSandboxMetadata{Name: r.name, Namespace: "default", Uid: r.uid}
 }
 
 func (r *runFlags) namespaces() *criv1.NamespaceOption {
 	ns := &criv1.NamespaceOption{Pid: criv1.NamespaceMode_CONTAINER}
+	switch {
+	case r.more.pid == "host":
+		ns.Pid = criv1.NamespaceMode_NODE
+	case r.more.pid == "pod" || r.more.init:
+		ns.Pid = criv1.NamespaceMode_POD // the pod's init reaps
+	}
+	if r.more.ipc == "host" {
+		ns.Ipc = criv1.NamespaceMode_NODE
+	}
 	if r.network == "host" {
 		ns.Network = criv1.NamespaceMode_NODE
 	}
@@ -161,9 +183,10 @@ func (r *runFlags) seccomp() *criv1.SecurityProfile {
 }
 
 // containerConfig is the container of the pod of one. image is what the
-// daemon knows the image by, argv what will be executed, as far as is known.
-func (r *runFlags) containerConfig(image string, argv []string) (*criv1.ContainerConfig, error) {
-	mounts, err := parseVolumes(r.volumes)
+// daemon knows the image by, argv what will be executed, as far as is known, and
+// health the image's health check.
+func (r *runFlags) containerConfig(image string, argv []string, health json.RawMessage) (*criv1.ContainerConfig, error) {
+	mounts, err := r.mounts()
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +194,7 @@ func (r *runFlags) containerConfig(image string, argv []string) (*criv1.Containe
 	if err != nil {
 		return nil, err
 	}
-	labels, err := parseLabels(r.labels)
+	labels, err := r.allLabels()
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +204,18 @@ func (r *runFlags) containerConfig(image string, argv []string) (*criv1.Containe
 	if err != nil {
 		return nil, err
 	}
+	if err := r.more.limits(limits); err != nil {
+		return nil, err
+	}
 	security, err := r.security()
+	if err != nil {
+		return nil, err
+	}
+	devices, cdi, err := parseDevices(r.more.devices)
+	if err != nil {
+		return nil, err
+	}
+	annotations, err := r.containerNotes(health)
 	if err != nil {
 		return nil, err
 	}
@@ -193,6 +227,7 @@ func (r *runFlags) containerConfig(image string, argv []string) (*criv1.Containe
 	if err != nil {
 		return nil, err
 	}
+	annotations[commandNote] = string(note)
 	command, args := r.command()
 	return &criv1.ContainerConfig{
 		Metadata:    &criv1.ContainerMetadata{Name: r.name},
@@ -203,14 +238,66 @@ func (r *runFlags) containerConfig(image string, argv []string) (*criv1.Containe
 		Envs:        env,
 		Mounts:      mounts,
 		Labels:      labels,
-		Annotations: map[string]string{commandNote: string(note)},
-		LogPath:     "0.log",
+		Annotations: annotations,
+		Devices:     devices,
+		CDIDevices:  cdi,
+		LogPath:     r.logPath(),
 		StopSignal:  stop,
 		Stdin:       r.stdin,
-		StdinOnce:   r.stdin && !r.detach && !r.tty, // with us goes its stdin
+		StdinOnce:   r.stdin && !r.detach && !r.createOnly && !r.tty, // with us goes its stdin
 		Tty:         r.tty,
 		Linux:       &criv1.LinuxContainerConfig{Resources: limits, SecurityContext: security},
 	}, nil
+}
+
+// logPath is below the pod's log directory, which others share with --pod. All
+// attempts of a container write to one.
+func (r *runFlags) logPath() string {
+	if r.within != nil {
+		return r.name + ".log"
+	}
+	return "0.log"
+}
+
+// allLabels are those of files and then those of the command line.
+func (r *runFlags) allLabels() (map[string]string, error) {
+	var lines []string
+	for _, file := range r.more.labelFiles {
+		read, err := readEnvFile(file)
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, read...)
+	}
+	return parseLabels(append(lines, r.labels...))
+}
+
+// mounts are those of CRI; what is not known yet of their sources has a stand-in.
+func (r *runFlags) mounts() ([]*criv1.Mount, error) {
+	all, err := parseMounts(r.volumes, r.more.mounts, r.more.tmpfs)
+	if err != nil {
+		return nil, err
+	}
+	for m, name := range all.volumes {
+		if p := r.paths[name]; p != "" {
+			m.HostPath = p
+		}
+	}
+	for m, ref := range all.images {
+		if id := r.images[ref]; id != "" {
+			m.HostPath, m.Image = "", &criv1.ImageSpec{Image: id, UserSpecifiedImage: ref}
+		}
+	}
+	return all.mounts, nil
+}
+
+// mountNotes tells the daemon of the other mounts.
+func (r *runFlags) mountNotes(into map[string]string) error {
+	all, err := parseMounts(r.volumes, r.more.mounts, r.more.tmpfs)
+	if err != nil {
+		return err
+	}
+	return all.notes(into)
 }
 
 // command divides what to execute the way CRI has it: Command replaces the
@@ -262,6 +349,14 @@ func (r *runFlags) security() (*criv1.LinuxContainerSecurityContext, error) {
 			return nil, err
 		}
 		sc.Capabilities = &criv1.Capability{AddCapabilities: add, DropCapabilities: drop}
+	}
+	groups, err := parseGroups(r.more.groups)
+	if err != nil {
+		return nil, err
+	}
+	sc.SupplementalGroups = groups
+	if err := securityOptions(r.more.securityOpts, sc); err != nil {
+		return nil, err
 	}
 	return sc, r.identity(sc)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -76,7 +77,7 @@ func (cl *client) remove(ctx context.Context, inv *inventory, o object, force bo
 		if err != nil {
 			return cannot(err, "remove %s", o)
 		}
-		one.logs = logFolder{root: info.LogRoot, name: logFolderName(o.pod.Metadata)}
+		one.logs = logFolder{root: info.LogRoot, name: cmp.Or(o.pod.Labels[logFolderLabel], logFolderName(o.pod.Metadata))}
 	}
 	return one.finish(ctx, cl, true)
 }

@@ -23,7 +23,9 @@ type cli struct {
 	in       io.Reader
 	out, err io.Writer
 	socket   string // of the daemon
-	output   string // table or json
+	output   string // as given
+	format   string // docker's way to say it
+	form     form   // what the two mean
 	now      func() time.Time
 
 	dockerConfig string // file with credentials; may be absent
@@ -50,10 +52,9 @@ func newRoot(c *cli) *cobra.Command {
 		SilenceUsage:  true,
 		Example:       "  berth run -d --name web -p 8080:80 nginx\n  berth ps",
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			if c.output != "table" && c.output != "json" {
-				return &problem{what: fmt.Sprintf("cannot print as %q", c.output), why: "there is no such format", do: "choose --output table or --output json"}
-			}
-			return nil
+			var err error
+			c.form, err = readForm(c.output, c.format)
+			return err
 		},
 	}
 	root.SetOut(c.out)
@@ -61,14 +62,16 @@ func newRoot(c *cli) *cobra.Command {
 	root.SetIn(c.in)
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.socket, "socket", socket, "socket of the daemon; also in $"+socketEnv)
-	flags.StringVar(&c.output, "output", "table", "format of what is listed: table or json")
+	flags.StringVar(&c.output, "output", "table", "format of what is listed: table, json, yaml or go-template=TEMPLATE")
+	flags.StringVar(&c.format, "format", "", "docker's form of it: json, a template ('{{.ID}} {{.Names}}') or 'table TEMPLATE'")
 	root.SetFlagErrorFunc(usageProblem)
 	root.AddCommand(
-		runVerb(c), startVerb(c), stopVerb(c), killVerb(c), rmVerb(c), waitVerb(c),
+		runVerb(c), createVerb(c), startVerb(c), stopVerb(c), restartVerb(c), killVerb(c), rmVerb(c), renameVerb(c), waitVerb(c),
 		psVerb(c), podsVerb(c), logsVerb(c), execVerb(c), attachVerb(c), whyVerb(c), topVerb(c), eventsVerb(c), statsVerb(c), inspectVerb(c),
 		imagesVerb(c), buildVerb(c), pullVerb(c), loadVerb(c), saveVerb(c), pushVerb(c), tagVerb(c), untagVerb(c), historyVerb(c), rmiVerb(c),
 		pruneVerb(c), registryVerb(c),
 		completionVerb(c), doctorVerb(c), configVerb(c), checkVerb(c), dfVerb(c), infoVerb(c), versionVerb(c), stepsVerb(c),
+		volumeGroup(c),
 	)
 	root.CompletionOptions.DisableDefaultCmd = true // ours says more
 	c.complete(root)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	mathrand "math/rand/v2"
 	"os"
@@ -119,6 +120,7 @@ func (c *cli) startAttached(ctx context.Context, cl *client, r *runFlags, one *p
 type podOfOne struct {
 	name           string
 	pod, container string // ids
+	shared         bool   // the pod was there before
 	logs           logFolder
 }
 
@@ -133,27 +135,36 @@ func (c *cli) makeOne(ctx context.Context, cl *client, r *runFlags) (*podOfOne, 
 	if err != nil {
 		return nil, err
 	}
-	if _, err := r.containerConfig(r.image, nil); err != nil {
+	if _, err := r.containerConfig(r.image, nil, nil); err != nil {
 		return nil, err
 	}
-	image, err := c.ensureImage(ctx, cl, r.image, r.pull)
+	image, err := c.ensureImage(ctx, cl, r.image, r.pull, r.more.quiet)
 	if err != nil {
 		return nil, err
 	}
-	var argv []string
+	if err := c.ensureMounts(ctx, cl, r); err != nil {
+		return nil, err
+	}
+	var said struct{ Healthcheck json.RawMessage }
+	argv := r.argv(nil)
 	if info, err := cl.admin.InspectImage(ctx, image); err == nil {
 		argv = r.argv(info.Config)
-	} else {
-		argv = r.argv(nil)
+		_ = json.Unmarshal(info.Config, &said) // an image without it has no check
 	}
-	config, err := r.containerConfig(image, argv)
+	config, err := r.containerConfig(image, argv, said.Healthcheck)
 	if err != nil {
 		return nil, err
 	}
 
 	one := &podOfOne{name: r.name, logs: logFolder{root: r.logRoot, name: r.logFolder}}
-	err = one.make(ctx, cl, podConfig, config)
-	if err == nil && !r.interactive() {
+	if r.within != nil {
+		one.pod, one.shared = r.within.pod.Id, true
+	}
+	err = one.make(ctx, cl, r.more.runtime, podConfig, config)
+	if err == nil {
+		err = r.writeCidfile(one.container)
+	}
+	if err == nil && !r.interactive() && !r.createOnly {
 		err = one.start(ctx, cl)
 	}
 	if err != nil {
@@ -170,13 +181,15 @@ func (c *cli) makeOne(ctx context.Context, cl *client, r *runFlags) (*podOfOne, 
 // make goes as far as it can and leaves in o what there is to undo. The calls
 // are not interrupted with ctx: an interrupted one might still be carried out,
 // and nobody would know the id of what it made.
-func (o *podOfOne) make(ctx context.Context, cl *client, podConfig *criv1.PodSandboxConfig, config *criv1.ContainerConfig) error {
+func (o *podOfOne) make(ctx context.Context, cl *client, handler string, podConfig *criv1.PodSandboxConfig, config *criv1.ContainerConfig) error {
 	whole := context.WithoutCancel(ctx)
-	pod, err := cl.runtime.RunPodSandbox(whole, &criv1.RunPodSandboxRequest{Config: podConfig})
-	if err != nil {
-		return err
+	if !o.shared {
+		pod, err := cl.runtime.RunPodSandbox(whole, &criv1.RunPodSandboxRequest{Config: podConfig, RuntimeHandler: handler})
+		if err != nil {
+			return err
+		}
+		o.pod = pod.PodSandboxId
 	}
-	o.pod = pod.PodSandboxId
 	created, err := cl.runtime.CreateContainer(whole, &criv1.CreateContainerRequest{
 		PodSandboxId: o.pod, Config: config, SandboxConfig: podConfig,
 	})
@@ -203,16 +216,14 @@ func (r *runFlags) prepare(ctx context.Context, cl *client) error {
 	if err != nil {
 		return err
 	}
-	taken := map[string]string{}
-	for _, p := range inv.pods {
-		if p.Labels[runLabel] != "" {
-			taken[p.GetMetadata().GetName()] = p.Id
-		}
+	if err := r.join(inv); err != nil {
+		return err
 	}
+	taken := inv.takenNames()
 	if id, ok := taken[r.name]; ok {
 		return &problem{
 			what: fmt.Sprintf("cannot run a container named %s", r.name),
-			why:  fmt.Sprintf("the name belongs to pod %s", short(id, false)),
+			why:  fmt.Sprintf("the name belongs to %s", id),
 			do:   fmt.Sprintf("remove that one (berth rm -f %s), or choose another name", r.name),
 		}
 	}
@@ -221,6 +232,10 @@ func (r *runFlags) prepare(ctx context.Context, cl *client) error {
 	}
 	r.uid = randomUID()
 	r.logRoot = info.LogRoot
+	if r.within != nil {
+		r.uid = r.within.pod.GetMetadata().GetUid()
+		return nil
+	}
 	r.logFolder = logFolderName(r.metadata())
 	return nil
 }
@@ -228,6 +243,13 @@ func (r *runFlags) prepare(ctx context.Context, cl *client) error {
 // finish releases what an ended container holds: its pod's address and ports
 // always, and with remove everything.
 func (o *podOfOne) finish(ctx context.Context, cl *client, remove bool) error {
+	if o.shared {
+		if !remove || o.container == "" {
+			return nil
+		}
+		_, err := cl.runtime.RemoveContainer(ctx, &criv1.RemoveContainerRequest{ContainerId: o.container})
+		return cannot(err, "remove %s", o.name)
+	}
 	if _, err := cl.runtime.StopPodSandbox(ctx, &criv1.StopPodSandboxRequest{PodSandboxId: o.pod}); err != nil {
 		return cannot(err, "stop the pod of %s", o.name)
 	}

@@ -97,8 +97,8 @@ func (cl *client) sample(ctx context.Context, o object) (statsRow, error) {
 }
 
 func (c *cli) printStats(rows []statsRow) error {
-	if c.output == "json" {
-		return c.json(rows)
+	if c.structured() {
+		return c.show(rows)
 	}
 	var lines [][]string
 	for _, r := range rows {

@@ -21,8 +21,8 @@ func stepsVerb(c *cli) *cobra.Command {
 		if err != nil {
 			return cannot(err, "list the steps")
 		}
-		if c.output == "json" {
-			return c.json(append([]string{}, names...))
+		if c.structured() {
+			return c.show(append([]string{}, names...))
 		}
 		for _, name := range names {
 			fmt.Fprintln(c.out, name)

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -14,10 +16,11 @@ func stopVerb(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "stop CONTAINER|POD...",
 		Short:   "Stop containers or pods",
-		Long:    "Stop containers or pods: the stop signal, and after the grace time the end.\nA pod that berth run made gives back its address and ports too.",
+		Long:    "Stop containers or pods: the stop signal, and after the grace time the end.\nA pod that berth run made gives back its address and ports too. Their restart policies\nhold still until they are started again.",
 		Example: examples("berth stop web", "berth stop -t 60 db"),
 	}
-	cmd.Flags().Int64VarP(&grace, "time", "t", 10, "seconds before it is killed")
+	cmd.Flags().Int64VarP(&grace, "time", "t", 10, "seconds before it is killed (what --stop-timeout said if not given)")
+	cmd.Flags().SetNormalizeFunc(timeoutIsTime)
 	cmd.Flags().BoolVar(&force, "force", false, "also what the kubelet looks after")
 	return c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
 		inv, err := cl.look(ctx)
@@ -32,7 +35,7 @@ func stopVerb(c *cli) *cobra.Command {
 			if err := o.guard("stop", force); err != nil {
 				return err
 			}
-			if err := cl.stop(ctx, inv, o, grace); err != nil {
+			if err := cl.stop(ctx, inv, o, grace, cmd.Flags().Changed("time")); err != nil {
 				return err
 			}
 			fmt.Fprintln(c.out, name)
@@ -43,16 +46,14 @@ func stopVerb(c *cli) *cobra.Command {
 
 // stop ends a container, or all of a pod with the same grace for each of its
 // containers, which CRI's own StopPodSandbox would kill at once.
-func (cl *client) stop(ctx context.Context, inv *inventory, o object, grace int64) error {
+func (cl *client) stop(ctx context.Context, inv *inventory, o object, grace int64, given bool) error {
 	targets := inv.of(o.id())
 	if o.container != nil {
 		targets = []*criv1.Container{o.container}
 	}
 	for _, t := range targets {
-		if t.State == criv1.ContainerState_CONTAINER_EXITED {
-			continue
-		}
-		if _, err := cl.runtime.StopContainer(ctx, &criv1.StopContainerRequest{ContainerId: t.Id, Timeout: grace}); err != nil {
+		// One that has ended hears it too: its policy may be about to restart it.
+		if _, err := cl.runtime.StopContainer(ctx, &criv1.StopContainerRequest{ContainerId: t.Id, Timeout: graceOf(t, grace, given)}); err != nil {
 			return cannot(err, "stop %s", object{container: t, pod: o.pod})
 		}
 	}
@@ -61,4 +62,21 @@ func (cl *client) stop(ctx context.Context, inv *inventory, o object, grace int6
 	}
 	_, err := cl.runtime.StopPodSandbox(ctx, &criv1.StopPodSandboxRequest{PodSandboxId: o.pod.Id})
 	return cannot(err, "stop %s", o)
+}
+
+// graceOf is how long a container has to end: what the flag says, else what was
+// said when it was made.
+func graceOf(c *criv1.Container, flag int64, given bool) int64 {
+	if n, err := strconv.ParseInt(c.Annotations[stopTimeNote], 10, 64); err == nil && n >= 0 && !given {
+		return n
+	}
+	return flag
+}
+
+// timeoutIsTime lets --timeout, as docker calls it of late, be --time.
+func timeoutIsTime(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+	if name == "timeout" {
+		name = "time"
+	}
+	return pflag.NormalizedName(name)
 }

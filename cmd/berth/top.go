@@ -33,8 +33,8 @@ func topVerb(c *cli) *cobra.Command {
 		if err != nil {
 			return cannot(err, "list the processes of %s", o)
 		}
-		if c.output == "json" {
-			return c.json(list)
+		if c.structured() {
+			return c.show(list)
 		}
 		var lines [][]string
 		for _, p := range list {

@@ -127,10 +127,10 @@ func TestRunRefusals(t *testing.T) {
 	n.addImage("docker.io/library/box:latest", "box")
 	n.must(t, "run", "-d", "--name", "web", "-p", "8080:80", "box", "sleep")
 	for _, tc := range []struct{ name, why, args string }{
-		{"name taken", "the name belongs to pod", "--name web box"},
+		{"name taken", "the name belongs to", "--name web box"},
 		{"port taken", "pod web has it", "-p 8080:81 box sleep"},
 		{"terminal", "stdin is no terminal", "-i -t box sh"},
-		{"rm and detach", "nobody is left to remove it", "-d --rm box"},
+		{"rm and restart", "cannot be restarted", "--rm --restart always box"},
 		{"host ports", "ports are the host's own", "--network host -p 1:1 box"},
 		{"network", `there is no network "x"`, "--network x box"},
 		{"policy", `there is no pull policy "x"`, "--pull x box"},
@@ -237,10 +237,25 @@ func TestLifeOfAContainer(t *testing.T) {
 		t.Errorf("ps -q of nothing: %q", got)
 	}
 	n.must(t, "run", "-d", "--name", "web2", "-p", "8080:80", "box", "sleep") // the port is free again
-	if code, _, errs := n.berth("start", "web"); code != exitOwn || !strings.Contains(errs, "a container runs once") {
-		t.Errorf("start: %d %q", code, errs)
+	code, out, errs := n.berth("start", "web")
+	if again := n.containerNamed(t, "web"); code != 0 || out != "web\n" || again.Id == id ||
+		errs != "web is a new attempt, "+again.Id[:12]+", with the same volumes and a fresh writable layer.\n" {
+		t.Errorf("start: %d %q %q", code, out, errs)
 	}
-	n.must(t, "rm", "web")
+	if code, _, errs = n.berth("restart", "--keep", "--time", "3", "web"); code != 0 || !strings.Contains(errs, "the old writable layer") || !slices.Contains(n.notes, "grace 3s") {
+		t.Errorf("restart: %d %q %q", code, errs, n.notes)
+	}
+	if code, _, errs = n.berth("start", "web"); code != 0 || errs != "" {
+		t.Errorf("start of what runs: %d %q", code, errs)
+	}
+	n.must(t, "rename", "web", "old")
+	if got := n.must(t, "ps", "--no-trunc"); !strings.Contains(got, "old\n") || strings.Contains(got, " web\n") {
+		t.Errorf("ps after a rename: %q", got)
+	}
+	if code, _, errs = n.berth("rename", "old", "web2"); code != exitOwn || !strings.Contains(errs, "the name belongs to container") {
+		t.Errorf("rename to a name that is taken: %d %q", code, errs)
+	}
+	n.must(t, "rm", "-f", "old")
 	n.must(t, "rm", "-f", "web2")
 	if len(n.pods)+len(n.containers) != 0 {
 		t.Errorf("left %v %v", n.pods, n.containers)

@@ -18,11 +18,11 @@ func versionVerb(c *cli) *cobra.Command {
 	cmd.Args = cobra.NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		daemon, err := c.daemonVersion(cmd.Context())
-		if err != nil && c.output == "json" {
+		if err != nil && c.structured() {
 			return err
 		}
-		if c.output == "json" {
-			return c.json(map[string]string{
+		if c.structured() {
+			return c.show(map[string]string{
 				"client": ownVersion(), "go": runtime.Version(),
 				"daemon": daemon.RuntimeName + " " + daemon.RuntimeVersion, "cri": daemon.RuntimeApiVersion,
 			})

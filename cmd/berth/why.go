@@ -30,8 +30,8 @@ func whyVerb(c *cli) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if c.output == "json" {
-			return c.json(w)
+		if c.structured() {
+			return c.show(w)
 		}
 		return w.print(c.out, c.now())
 	})

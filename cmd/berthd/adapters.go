@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"os"
@@ -8,10 +9,13 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/berth-runtime/berth/cri/admin/api"
 	"github.com/berth-runtime/berth/imageservice"
+	"github.com/berth-runtime/berth/runtime/local"
 	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/volumes"
 	"github.com/berth-runtime/berth/volumes/etcfiles"
+	"github.com/berth-runtime/berth/volumes/named"
 	"github.com/berth-runtime/berth/volumes/shm"
 )
 
@@ -58,7 +62,18 @@ func (a podImages) Resolve(ctx context.Context, ref string) (*spec.ImageConfig, 
 }
 
 // podVolumes shows the volumes domain to the pods.
-type podVolumes struct{ volumes.Resolver }
+type podVolumes struct {
+	volumes.Resolver
+	named *named.Store
+}
+
+func (a podVolumes) Prepare(ctx context.Context, hostPath, rootfs, path string, copyUp bool, shared func() bool) error {
+	fill := func(dst string) error { return volumes.CopyUp(ctx, rootfs, path, dst) }
+	if !copyUp {
+		fill = nil
+	}
+	return a.named.Prepare(hostPath, shared, fill)
+}
 
 func (a podVolumes) Resolve(ctx context.Context, mounts []spec.Mount) ([]specs.Mount, error) {
 	reqs := make([]volumes.Request, len(mounts))
@@ -92,8 +107,24 @@ func (podVolumes) WriteFiles(dir, hostname string, dns *spec.DNS, addrs []netip.
 	return etcfiles.Write(dir, etcfiles.Files{Hostname: hostname, ResolvConf: resolv, Hosts: hosts})
 }
 
+// localEvent is what the journal says of something that happened to a local
+// container.
+func localEvent(e local.Event) api.Event {
+	out := api.Event{Type: api.EventContainer, Action: e.Action, ID: e.Container.ID, PodID: e.Container.PodID,
+		Container: e.Container.Config.Metadata.Name, Image: e.Container.Config.Image}
+	if e.Pod != nil {
+		out.Namespace, out.Pod = e.Pod.Config.Metadata.Namespace, e.Pod.Config.Metadata.Name
+	}
+	if e.Err != nil {
+		out.Error = e.Err.Error()
+	}
+	return out
+}
+
 // shmSize is what docker and the peers give a pod's /dev/shm.
 const shmSize = 64 << 20
 
-func (podVolumes) MountShm(dir string) error   { return shm.Mount(dir, shmSize) }
+func (podVolumes) MountShm(dir string, size int64) error {
+	return shm.Mount(dir, cmp.Or(size, shmSize))
+}
 func (podVolumes) UnmountShm(dir string) error { return shm.Unmount(dir) }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/berth-runtime/berth/imageservice"
 	"github.com/berth-runtime/berth/runtime/pod"
+	"github.com/berth-runtime/berth/volumes/named"
 )
 
 // version is set by the linker.
@@ -70,4 +71,6 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 }
 
 // stepNames lists the failpoints of all domains.
-func stepNames() []string { return slices.Concat(pod.StepNames(), imageservice.StepNames()) }
+func stepNames() []string {
+	return slices.Concat(pod.StepNames(), imageservice.StepNames(), named.StepNames())
+}

@@ -54,6 +54,7 @@ func serve(ctx context.Context, cfg config) (err error) {
 	if err := d.plugins.start(d.pods); err != nil {
 		return err
 	}
+	d.local.Begin(ctx)
 
 	servers := map[string]*grpc.Server{berthSocket: d.berthServer(), kubeletSocket: d.kubeletServer()}
 	failed := make(chan error, len(servers)+3)

@@ -22,16 +22,19 @@ import (
 	"github.com/berth-runtime/berth/cri/stream"
 	"github.com/berth-runtime/berth/imageservice"
 	"github.com/berth-runtime/berth/imageservice/verifier"
+	"github.com/berth-runtime/berth/runtime/local"
 	"github.com/berth-runtime/berth/runtime/pod"
 	"github.com/berth-runtime/berth/runtime/state"
 	"github.com/berth-runtime/berth/volumes"
+	"github.com/berth-runtime/berth/volumes/named"
 )
 
 // daemon is every object that lives as long as the process.
 type daemon struct {
 	pods    *pod.Table
-	all     *cri.Server // the view of berth.sock
-	kubelet *cri.Server // the view of kubelet.sock
+	local   *local.Service // looks after local pods once they are recovered
+	all     *cri.Server    // the view of berth.sock
+	kubelet *cri.Server    // the view of kubelet.sock
 	admin   *admin.Server
 	network nodeNetwork
 	plugins plugins        // of NRI; started once the pods are recovered
@@ -91,6 +94,11 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		net.close()
 		return nil, errors.Join(err, images.Close())
 	}
+	kept, err := named.Open(filepath.Join(cfg.Root, "named"))
+	if err != nil {
+		net.close()
+		return nil, errors.Join(fmt.Errorf("cannot open the volumes: %w", err), images.Close())
+	}
 	pods, err := pod.New(pod.Config{
 		Root:          cfg.Root,
 		State:         cfg.State,
@@ -106,7 +114,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			Place:   shimScope(ctx, cfg.State),
 		},
 		Images:  podImages{Service: images, root: imageRoot},
-		Volumes: podVolumes{volumes.Resolver{Strict: cfg.Volumes.Strict}},
+		Volumes: podVolumes{Resolver: volumes.Resolver{Strict: cfg.Volumes.Strict}, named: kept},
 		Network: net,
 
 		Handlers: cfg.handlers(),
@@ -153,11 +161,13 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			ConfigJSON:        func() string { return statusConfig(cfg, driver) },
 		})
 	}
+	locals := local.New(local.Config{Pods: pods, Tell: func(e local.Event) { happened.Add(localEvent(e)) }})
 	following, endJournal := context.WithCancel(context.WithoutCancel(ctx))
 	go happened.Follow(following, pods.Subscribe)
 	return &daemon{
 		// Pods first: what they do uses the others.
 		close: func() error {
+			locals.Close()
 			endJournal()
 			pods.Close()
 			hooks.stop()
@@ -166,6 +176,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		},
 		pods:    pods,
 		network: net,
+		local:   locals,
 		plugins: hooks,
 		streams: streams,
 		metrics: counts,
@@ -176,6 +187,8 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			Pods:   pods,
 			Images: images,
 			Runner: buildRunner{pods},
+			Local:  locals,
+			Named:  kept,
 			Steps:  stepNames(),
 			Events: happened.Read,
 

@@ -28,6 +28,13 @@ func (s *Server) Check(ctx context.Context, r *api.CheckRequest) (*api.CheckResu
 	for _, detail := range images {
 		out.Problems = append(out.Problems, api.Problem{Kind: "image", Object: "store", Detail: detail})
 	}
+	kept, err := s.cfg.Named.Check()
+	if err != nil {
+		return nil, fmt.Errorf("cannot check volumes: %w", err)
+	}
+	for _, detail := range kept {
+		out.Problems = append(out.Problems, api.Problem{Kind: "volume", Object: "volumes", Detail: detail})
+	}
 	layers, err := s.checkLayers(ctx, r)
 	if err != nil {
 		return nil, fmt.Errorf("cannot check layers: %w", err)

@@ -34,6 +34,8 @@ type Pods interface {
 	Check(ctx context.Context) ([]pod.Problem, error)
 	ExecCommand(ctx context.Context, v pod.View, id string, cmd pod.Command, want pod.Stdio) (pod.Session, error)
 	Processes(v pod.View, id string) ([]pod.Process, error)
+	Rename(ctx context.Context, v pod.View, id, name string) error
+	MountersOf(hostPath string) []string
 	// Works lists what is under way and what could not be ended.
 	Works() []pod.Work
 	AttachStream(ctx context.Context, v pod.View, id string, want pod.Stdio) (pod.Session, error)
@@ -66,6 +68,8 @@ type Images interface {
 type Config struct {
 	Pods   Pods
 	Images Images
+	Local  Local
+	Named  Named
 	Info   func(context.Context) api.Info
 	Runner imageservice.BuildRunner // of the commands of builds
 	Steps  []string                 // names of the failpoints

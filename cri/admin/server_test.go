@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -29,16 +30,18 @@ import (
 	"github.com/berth-runtime/berth/runtime/pod"
 	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
+	"github.com/berth-runtime/berth/volumes/named"
 )
 
 // onePod is a pods domain with one container.
 type onePod struct {
-	mu       sync.Mutex
-	c        *pod.ContainerStatus // nil: removed
-	subs     []chan pod.Event
-	signals  []string
-	problems []pod.Problem
-	works    []pod.Work
+	admin.Pods // nil: it answers what has a method below
+	mu         sync.Mutex
+	c          *pod.ContainerStatus // nil: removed
+	subs       []chan pod.Event
+	signals    []string
+	problems   []pod.Problem
+	works      []pod.Work
 }
 
 func (o *onePod) Container(_ pod.View, id string) (*pod.ContainerStatus, error) {
@@ -75,6 +78,13 @@ func (o *onePod) Subscribe(ctx context.Context) <-chan pod.Event {
 
 func (o *onePod) Processes(_ pod.View, id string) ([]pod.Process, error) {
 	return []pod.Process{{Pid: 1, Parent: 2, UID: 3, CPU: 4, Command: id}}, nil
+}
+
+func (o *onePod) MountersOf(path string) []string {
+	if strings.HasSuffix(path, "/used") {
+		return []string{"app (c)"}
+	}
+	return nil
 }
 
 func (o *onePod) Works() []pod.Work { return o.works }
@@ -236,8 +246,12 @@ func start(t *testing.T) (*api.Client, *onePod, *oneImage) {
 		t.Fatal(err)
 	}
 	g := grpc.NewServer(cri.ServerOptions(nil, nil)...)
+	volumes, err := named.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	admin.New(admin.Config{
-		Pods: pods, Images: images, Steps: []string{"pod.run/lease/before"},
+		Pods: pods, Images: images, Named: volumes, Local: oneLocal{}, Steps: []string{"pod.run/lease/before"},
 		Events: func(_ context.Context, since time.Time, follow bool, emit func(*api.Event) error) error {
 			return emit(&api.Event{At: since, Type: api.EventPod, Action: fmt.Sprint(follow)})
 		},

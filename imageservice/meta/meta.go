@@ -83,6 +83,7 @@ type Snapshot struct {
 	Image     string    `json:"image"`
 	Layers    []uint64  `json:"layers"` // bottom first; they stay while the row does, even without the image
 	Created   time.Time `json:"created"`
+	From      string    `json:"from,omitempty"` // the container whose writable layer it took over; empty: its own
 }
 
 // Build is the row of a step of a build whose outcome is kept; its key names all

@@ -82,7 +82,10 @@ type ContainerStatus struct {
 	User         spec.User
 	StopSignal   string // effective, "SIGTERM"
 	Resources    spec.Resources
-	Pid          int // on the host; 0 unless created or running, or if it has a program that cannot be started
+	From         string // id of the container of which this is a new attempt
+	StopAsked    bool   // somebody has stopped it; of local containers only
+	EarlierBoot  bool   // it was made before the machine was last booted
+	Pid          int    // on the host; 0 unless created or running, or if it has a program that cannot be started
 }
 
 // PodFilter selects pods; zero fields match everything, all fields must match.

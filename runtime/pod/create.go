@@ -25,6 +25,11 @@ import (
 // pod joins the first; one for a container that is no longer merely created
 // is errkind.AlreadyExists.
 func (t *Table) Create(ctx context.Context, v View, podID string, cfg spec.Container) (string, error) {
+	return t.createFrom(ctx, v, podID, cfg, nil, false)
+}
+
+// createFrom is Create, of a new attempt of from if that is not nil.
+func (t *Table) createFrom(ctx context.Context, v View, podID string, cfg spec.Container, from *container, keep bool) (string, error) {
 	if err := checkResources(cfg.Resources); err != nil {
 		return "", fmt.Errorf("cannot create container %s: %w", cfg.Metadata.Name, err)
 	}
@@ -45,6 +50,9 @@ func (t *Table) Create(ctx context.Context, v View, podID string, cfg spec.Conta
 		c = &container{id: id, pod: p, made: make(chan struct{}), told: make(chan struct{}), exited: make(chan struct{}),
 			rec: containerRecord{ID: id, PodID: p.id, BootID: t.cfg.BootID, Config: cfg, Phase: phaseCreating,
 				CreatedAt: time.Now(), Resources: cfg.Resources}}
+		if from != nil {
+			c.rec.From, c.rec.Keep = from.id, keep
+		}
 		p.containers[id], p.byName[cfg.Metadata] = c, c
 	}
 	p.mu.Unlock()
@@ -78,6 +86,10 @@ func (t *Table) Create(ctx context.Context, v View, podID string, cfg spec.Conta
 func (t *Table) create(ctx context.Context, c *container) {
 	c.pod.verbs.RLock()
 	defer c.pod.verbs.RUnlock()
+	if from := t.predecessor(c); from != nil {
+		from.op.Lock() // what it leaves must be whole, and must not be removed meanwhile
+		defer from.op.Unlock()
+	}
 	c.op.Lock()
 	defer c.op.Unlock()
 	undone, err := t.createPlan(c).Run(ctx)
@@ -134,11 +146,12 @@ func (t *Table) createPlan(c *container) steps.Plan {
 		}},
 		{Name: "image", Do: func(ctx context.Context) error { return t.resolveImage(ctx, c) }},
 		{Name: "record", Do: func(context.Context) error { return t.containerRows.Put(c.id, c.record()) }, Undo: func(context.Context) error { return t.containerRows.Delete(c.id) }},
-		{Name: "snapshot", Do: func(ctx context.Context) error { return t.cfg.Images.Prepare(ctx, c.id, c.record().Image.ID) }, Undo: func(ctx context.Context) error { return t.cfg.Images.Discard(ctx, c.id) }},
+		{Name: "snapshot", Do: func(ctx context.Context) error { return t.prepareLayer(ctx, c) }, Undo: func(ctx context.Context) error { return t.undoLayer(ctx, c) }},
+		{Name: "volumes", Do: func(context.Context) error { return t.takeVolumes(c) }, Undo: func(context.Context) error { return t.undoVolumes(c) }},
 		{Name: "bundle", Do: func(context.Context) error { return t.makeBundle(c) }, Undo: func(context.Context) error { return t.removeBundle(c) }},
 		{Name: "rootfs", Do: func(ctx context.Context) error { return t.mountRoot(ctx, c) }, Undo: func(context.Context) error { return mount.Unmount(t.rootfs(c.id)) }},
 		{Name: "images", Do: func(ctx context.Context) error { return t.mountImageVolumes(ctx, c) }, Undo: func(ctx context.Context) error { return t.undoImageVolumes(ctx, c) }},
-		{Name: "spec", Do: func(ctx context.Context) error { return t.writeSpec(ctx, c) }, Undo: func(context.Context) error { return os.RemoveAll(t.volumeDir(c.id)) }},
+		{Name: "spec", Do: func(ctx context.Context) error { return t.writeSpec(ctx, c) }},
 		{Name: "hook", Do: func(ctx context.Context) error { return t.adjustSpec(ctx, c) }, Undo: func(ctx context.Context) error { t.tellContainer(ctx, TurnRemove, c); return nil }},
 		{Name: "shim", Do: func(ctx context.Context) error { return t.createInShim(ctx, c) }, Undo: func(ctx context.Context) error { return t.deleteFromShim(ctx, c.pod, c.id) }},
 		{Name: "commit", Do: func(context.Context) error {
@@ -164,7 +177,7 @@ func (t *Table) removeBundle(c *container) error {
 
 func (t *Table) resolveImage(ctx context.Context, c *container) error {
 	cfg := &c.rec.Config
-	img, err := t.cfg.Images.Resolve(ctx, cfg.Image)
+	img, err := t.imageOf(ctx, c)
 	if err != nil {
 		return err
 	}

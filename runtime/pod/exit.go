@@ -156,7 +156,10 @@ func (t *Table) StopContainer(ctx context.Context, v View, id string, grace time
 	} else if err != nil {
 		return err
 	}
-	return t.detached(ctx, func(ctx context.Context) error { return t.stopContainer(ctx, c, grace) })
+	return t.detached(ctx, func(ctx context.Context) error {
+		t.askStop(ctx, c)
+		return t.stopContainer(ctx, c, grace)
+	})
 }
 
 // killTime bounds the wait for a process that has been sent SIGKILL. One in
@@ -263,7 +266,7 @@ func (c *container) await(ctx context.Context, d time.Duration) (bool, error) {
 }
 
 // Signal sends a signal by name to the first process of a running container.
-func (t *Table) Signal(_ context.Context, v View, id, signal string) error {
+func (t *Table) Signal(ctx context.Context, v View, id, signal string) error {
 	sig, err := parseSignal(signal)
 	if err != nil {
 		return err
@@ -275,6 +278,9 @@ func (t *Table) Signal(_ context.Context, v View, id, signal string) error {
 	rec := c.record()
 	if rec.Phase != phaseRunning {
 		return errkind.New(errkind.FailedPrecondition, "container %s is %s, not running", c.id, rec.Phase)
+	}
+	if stop, err := parseSignal(rec.StopSignal); sig == unix.SIGKILL || err == nil && sig == stop {
+		t.askStop(ctx, c)
 	}
 	if sig == unix.SIGKILL {
 		return c.kill(rec)

@@ -116,12 +116,16 @@ func (t *Table) containerMounts(ctx context.Context, c *container) ([]specs.Moun
 	if err != nil {
 		return nil, err
 	}
+	if err := t.prepareVolumes(ctx, c); err != nil {
+		return nil, err
+	}
+	asked = append(asked, tmpfsMounts(rec.Config.Extra.Tmpfs)...)
 	covered := map[string]bool{}
 	for _, m := range asked {
 		covered[filepath.Clean(m.Destination)] = true
 	}
 	// What an image declares must not cover what the runtime mounts.
-	volumes, err := spec.VolumePaths(&rec.Image)
+	volumes, err := spec.VolumePaths(&rec.Image, rec.Config.Extra.Volumes...)
 	if err != nil {
 		return nil, err
 	}
@@ -144,9 +148,22 @@ func (t *Table) containerMounts(ctx context.Context, c *container) ([]specs.Moun
 	return append(kept, asked...), nil
 }
 
+// tmpfsMounts are file systems in memory; their options add to docker's own.
+func tmpfsMounts(asked []spec.Tmpfs) []specs.Mount {
+	var out []specs.Mount
+	for _, m := range asked {
+		out = append(out, specs.Mount{Destination: m.Path, Type: "tmpfs", Source: "tmpfs",
+			Options: append([]string{"nosuid", "nodev", "noexec"}, m.Options...)})
+	}
+	return out
+}
+
 func (t *Table) copyUp(ctx context.Context, c *container, path, dst string) error {
 	if err := os.MkdirAll(t.volumeDir(c.id), 0o700); err != nil {
 		return err
+	}
+	if _, err := os.Stat(dst); err == nil && c.record().From != "" {
+		return nil // what earlier attempts made of it, even if that is nothing
 	}
 	if err := t.cfg.Volumes.CopyUp(ctx, t.rootfs(c.id), path, dst); err != nil {
 		return fmt.Errorf("cannot fill the image's volume %s: %w", path, err)

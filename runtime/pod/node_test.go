@@ -142,6 +142,21 @@ func (s *images) bind(id, target string, flags uintptr, in *idmap.Pinned) error 
 	return unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|flags, "")
 }
 
+func (s *images) Inherit(ctx context.Context, id, from string, keep bool) error {
+	if !keep {
+		return s.Prepare(ctx, id, "")
+	}
+	return os.Rename(filepath.Join(s.root, from), filepath.Join(s.root, id))
+}
+
+func (s *images) GiveBack(_ context.Context, id, from string) error {
+	err := os.Rename(filepath.Join(s.root, id), filepath.Join(s.root, from))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
 func (s *images) Discard(_ context.Context, id string) error {
 	return os.RemoveAll(filepath.Join(s.root, id))
 }
@@ -168,8 +183,8 @@ func (noVolumes) WriteFiles(dir, hostname string, _ *spec.DNS, _ []netip.Addr) e
 	}
 	return nil
 }
-func (noVolumes) MountShm(dir string) error   { return mount.Bind(dir, dir, 0) }
-func (noVolumes) UnmountShm(dir string) error { return mount.Unmount(dir) }
+func (noVolumes) MountShm(dir string, _ int64) error { return mount.Bind(dir, dir, 0) }
+func (noVolumes) UnmountShm(dir string) error        { return mount.Unmount(dir) }
 
 // noNetwork grants leases and attaches nothing.
 type noNetwork struct {
@@ -593,4 +608,8 @@ func TestTheKubeletDoesNotSeeLocalPods(t *testing.T) {
 	if _, err := n.Pod(pod.ViewAll, podID); err != nil {
 		t.Errorf("the local pod was removed through the kubelet's view: %v", err)
 	}
+}
+
+func (noVolumes) Prepare(context.Context, string, string, string, bool, func() bool) error {
+	return nil
 }

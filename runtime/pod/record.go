@@ -72,6 +72,13 @@ type containerRecord struct {
 	OOMBefore uint64 `json:"oom_before,omitempty"`
 	// Trouble is why the last verb that should end the container could not.
 	Trouble *Trouble `json:"trouble,omitempty"`
+	// From is the container, which has ended, of which this one is a new attempt,
+	// and Keep tells whether its writable layer comes along as its volumes do.
+	From string `json:"from,omitempty"`
+	Keep bool   `json:"keep,omitempty"`
+	// StopAsked says that somebody wanted the container to end, so that no
+	// restart policy brings it back. Only local containers have it.
+	StopAsked bool `json:"stop_asked,omitempty"`
 	// Checkpoint are the files and directories that a checkpoint under way
 	// makes, which freezes the container; none: there is none.
 	Checkpoint []string `json:"checkpoint,omitempty"`

@@ -235,7 +235,7 @@ func (t *Table) makeFiles(p *Pod) error {
 	if err := os.MkdirAll(t.shmDir(p.id), 0o755); err != nil {
 		return err
 	}
-	if err := t.cfg.Volumes.MountShm(t.shmDir(p.id)); err != nil {
+	if err := t.cfg.Volumes.MountShm(t.shmDir(p.id), rec.Config.ShmSize); err != nil {
 		return err
 	}
 	if err := l.relabel(t.shmDir(p.id)); err != nil {
@@ -279,6 +279,14 @@ func (t *Table) removeOwnLogs(p *Pod) error {
 	rel, err := filepath.Rel(t.LogRoot(), filepath.Clean(p.config.LogDirectory))
 	if err != nil || rel == "." || !filepath.IsLocal(rel) {
 		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, other := range t.pods {
+		// The next attempt of the pod writes there already.
+		if other != p && filepath.Clean(other.config.LogDirectory) == filepath.Clean(p.config.LogDirectory) {
+			return nil
+		}
 	}
 	return os.RemoveAll(filepath.Join(t.LogRoot(), rel))
 }

@@ -17,6 +17,12 @@ type Images interface {
 	Resolve(ctx context.Context, ref string) (*spec.ImageConfig, error)
 	// Prepare makes the writable layer of a container. Idempotent.
 	Prepare(ctx context.Context, containerID, imageID string) error
+	// Inherit makes the writable layer of a container on the layers that another
+	// container's is on, whether or not their image is here still; with keep it
+	// is that one's own, which has none then. Idempotent.
+	Inherit(ctx context.Context, containerID, from string, keep bool) error
+	// GiveBack undoes Inherit, whatever was done of it. Idempotent.
+	GiveBack(ctx context.Context, containerID, from string) error
 	// Mount mounts the container's root file system at target. With in, the
 	// image's files belong to the users of that user namespace; with label, all
 	// of them have it as theirs of SELinux. Idempotent.
@@ -42,9 +48,15 @@ type Volumes interface {
 	Resolve(ctx context.Context, mounts []spec.Mount) ([]specs.Mount, error)
 	// CopyUp fills the fresh directory dst with what the image has at path.
 	CopyUp(ctx context.Context, rootfs, path, dst string) error
+	// Prepare is asked of each host path that a container mounts at path: it
+	// refuses a named volume that is not there any more, and fills an empty one
+	// with what the image has at path unless copyUp is false or another container
+	// mounts it, which shared tells.
+	Prepare(ctx context.Context, hostPath, rootfs, path string, copyUp bool, shared func() bool) error
 	// WriteFiles writes hostname, hosts and resolv.conf into dir.
 	WriteFiles(dir, hostname string, dns *spec.DNS, addrs []netip.Addr) error
-	// MountShm mounts a pod's /dev/shm at dir; UnmountShm undoes it, idempotent.
-	MountShm(dir string) error
+	// MountShm mounts a pod's /dev/shm at dir, of so many bytes or, for 0, as
+	// many as are usual; UnmountShm undoes it, idempotent.
+	MountShm(dir string, size int64) error
 	UnmountShm(dir string) error
 }

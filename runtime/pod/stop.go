@@ -20,7 +20,10 @@ func (t *Table) Stop(ctx context.Context, v View, id string) error {
 	} else if err != nil {
 		return err
 	}
-	return t.detached(ctx, func(ctx context.Context) error { return t.stopPod(ctx, p) })
+	return t.detached(ctx, func(ctx context.Context) error {
+		t.askStop(ctx, p.members()...)
+		return t.stopPod(ctx, p)
+	})
 }
 
 // detached runs f to its end under the daemon's own context and waits for it

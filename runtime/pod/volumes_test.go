@@ -34,7 +34,7 @@ func (realVolumes) Resolve(ctx context.Context, mounts []spec.Mount) ([]specs.Mo
 func (realVolumes) CopyUp(ctx context.Context, rootfs, path, dst string) error {
 	return volumes.CopyUp(ctx, rootfs, path, dst)
 }
-func (realVolumes) MountShm(dir string) error { return shm.Mount(dir, shm.DefaultSize) }
+func (realVolumes) MountShm(dir string, _ int64) error { return shm.Mount(dir, shm.DefaultSize) }
 
 // newVolumeNode is a node with real volumes.
 func newVolumeNode(t *testing.T) *node {
@@ -254,4 +254,8 @@ func TestSharedMemory(t *testing.T) {
 	n.wantSh(t, a, "echo x >/dev/shm/x; stat -c %a /dev/shm", "1777")
 	n.wantSh(t, b, "cat /dev/shm/x", "x")
 	n.wantRefused(t, a, "dd if=/dev/zero of=/dev/shm/big bs=1M count=65", "No space left")
+}
+
+func (realVolumes) Prepare(context.Context, string, string, string, bool, func() bool) error {
+	return nil
 }

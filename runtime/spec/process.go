@@ -46,13 +46,28 @@ func process(in Input) (*specs.Process, error) {
 		Capabilities:    caps,
 		NoNewPrivileges: sec.NoNewPrivs,
 		OOMScoreAdj:     &adj,
-		Rlimits:         slices.Clone(in.Handler.Rlimits),
+		Rlimits:         rlimits(in),
 		SelinuxLabel:    in.ProcessLabel,
 	}
 	if !sec.Privileged {
 		p.ApparmorProfile = in.AppArmor
 	}
 	return p, nil
+}
+
+// rlimits are the handler's, but for those that the container has its own of.
+func rlimits(in Input) []specs.POSIXRlimit {
+	out := slices.Clone(in.Handler.Rlimits)
+	for _, u := range in.Container.Extra.Ulimits {
+		own := specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: u.Soft, Hard: u.Hard}
+		i := slices.IndexFunc(out, func(l specs.POSIXRlimit) bool { return l.Type == own.Type })
+		if i >= 0 {
+			out[i] = own
+		} else {
+			out = append(out, own)
+		}
+	}
+	return out
 }
 
 // commandLine joins what was asked for with what the image has: a command

@@ -76,8 +76,10 @@ type Pod struct {
 	Resources  Resources  `json:"resources,omitzero"`
 	Namespaces Namespaces `json:"namespaces"`
 	Privileged bool       `json:"privileged,omitempty"`
-	Seccomp    *Seccomp   `json:"seccomp,omitempty"`
-	SELinux    *SELinux   `json:"selinux,omitempty"` // for containers that ask for no label
+	// ShmSize is the size of /dev/shm in bytes; 0: the default. Local pods only.
+	ShmSize int64    `json:"shm_size,omitempty"`
+	Seccomp *Seccomp `json:"seccomp,omitempty"`
+	SELinux *SELinux `json:"selinux,omitempty"` // for containers that ask for no label
 }
 
 // SeccompMode is one of CRI's three profile types.
@@ -216,6 +218,33 @@ type Container struct {
 	StopSignal  string            `json:"stop_signal,omitempty"` // "SIGTERM"; empty: the image's, then SIGTERM
 	Resources   Resources         `json:"resources"`             //
 	Security    Security          `json:"security"`              //
+	// Extra is what CRI has no field for.
+	Extra Extra `json:"extra,omitzero"`
+}
+
+// Extra is what the command line can ask for and CRI has no field for. Only
+// local containers have it.
+type Extra struct {
+	Ulimits []Ulimit `json:"ulimits,omitempty"`
+	Tmpfs   []Tmpfs  `json:"tmpfs,omitempty"`
+	// Volumes are paths that get a fresh directory, as the VOLUMEs of an image do.
+	Volumes []string `json:"volumes,omitempty"`
+	// NoCopy are the paths of mounts of named volumes that are not to be filled
+	// with what the image has there.
+	NoCopy []string `json:"no_copy,omitempty"`
+}
+
+// Ulimit is a resource limit of a process (setrlimit(2)).
+type Ulimit struct {
+	Name string `json:"name"` // nofile, core, ...
+	Soft uint64 `json:"soft"` // MaxUint64: none
+	Hard uint64 `json:"hard"`
+}
+
+// Tmpfs is a file system in memory.
+type Tmpfs struct {
+	Path    string   `json:"path"`
+	Options []string `json:"options,omitempty"` // of tmpfs(5) and mount(8)
 }
 
 // User is the identity that the first process gets.

@@ -12,17 +12,17 @@ import (
 // host and a mount in every container.
 const maxImageVolumes = 128
 
-// VolumePaths are the VOLUMEs of the image that may become mounts, clean,
-// sorted and each once. Left out are those that would take the place of what
+// VolumePaths are the VOLUMEs of the image that may become mounts, and more of
+// their kind, clean, sorted and each once. Left out are those that would take the place of what
 // the runtime mounts: a volume over /proc would divert the masked paths and
 // the writing of security labels (CVE-2019-16884).
-func VolumePaths(image *ImageConfig) ([]string, error) {
+func VolumePaths(image *ImageConfig, more ...string) ([]string, error) {
 	if len(image.Volumes) > maxImageVolumes {
 		return nil, errkind.New(errkind.InvalidArgument,
 			"image %s has %d volumes, at most %d are possible", image.Name, len(image.Volumes), maxImageVolumes)
 	}
 	var out []string
-	for _, v := range image.Volumes {
+	for _, v := range slices.Concat(image.Volumes, more) {
 		clean := path.Join("/", v)
 		if !reserved(clean) && !hasNUL(clean) {
 			out = append(out, clean)

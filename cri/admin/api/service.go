@@ -52,6 +52,19 @@ type Server interface {
 	// Attach does the same with the first process of a container, which may be
 	// about to be started: nothing that it prints after FrameOpened is missed.
 	Attach(grpc.BidiStreamingServer[Frame, Frame]) error
+	// Again makes a new attempt of a local container, as a start or a restart.
+	Again(context.Context, *AgainRequest) (*AgainResult, error)
+	// Local tells of restarts and health of local containers.
+	Local(context.Context, *Empty) (*LocalResult, error)
+	// Rename gives a local container another name; its metadata stays.
+	Rename(context.Context, *RenameRequest) (*Empty, error)
+	// CreateVolume makes a named volume, or gives the one that is there.
+	CreateVolume(context.Context, *CreateVolumeRequest) (*Volume, error)
+	// Volumes tells of all named volumes.
+	Volumes(context.Context, *VolumesRequest) (*VolumeList, error)
+	// RemoveVolume removes a named volume with what it holds; FailedPrecondition
+	// if a container mounts it.
+	RemoveVolume(context.Context, *VolumeRequest) (*Empty, error)
 	// Check compares records and machine. It changes nothing but what it is
 	// asked to repair; what it cannot repair stays a problem and is no failure.
 	Check(context.Context, *CheckRequest) (*CheckResult, error)
@@ -91,6 +104,12 @@ var serviceDesc = grpc.ServiceDesc{
 		unary("InspectImage", Server.InspectImage),
 		unary("Wait", Server.Wait),
 		unary("Signal", Server.Signal),
+		unary("Again", Server.Again),
+		unary("Local", Server.Local),
+		unary("Rename", Server.Rename),
+		unary("CreateVolume", Server.CreateVolume),
+		unary("Volumes", Server.Volumes),
+		unary("RemoveVolume", Server.RemoveVolume),
 		unary("Check", Server.Check),
 		unary("Top", Server.Top),
 		unary("Work", Server.Work),

@@ -1,0 +1,67 @@
+package admin_test
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/berth-runtime/berth/cri/admin/api"
+	"github.com/berth-runtime/berth/runtime/local"
+)
+
+// oneLocal makes attempts by name only.
+type oneLocal struct{}
+
+func (oneLocal) Again(_ context.Context, id string, how local.Again) (string, error) {
+	return fmt.Sprint(id, " ", how.Keep, how.Restart, how.Grace, how.NoStart), nil
+}
+
+func (oneLocal) States() map[string]local.State {
+	at := time.Unix(7, 0).UTC()
+	return map[string]local.State{"c": {Restarting: true, Next: at, Restarts: 3, Why: "busy", Health: &local.Health{
+		Status: local.Unhealthy, Streak: 4, Log: []local.HealthProbe{{Start: at, End: at, ExitCode: 1, Output: "no"}},
+	}}}
+}
+
+func TestAttemptsAndHealthRoundTrip(t *testing.T) {
+	c, _, _ := start(t)
+	id, err := c.Again(t.Context(), &api.AgainRequest{Container: "c", Keep: true, Restart: true, Grace: time.Second, NoStart: true})
+	if err != nil || id != "c true true 1s true" {
+		t.Errorf("%q, %v", id, err)
+	}
+	at := time.Unix(7, 0).UTC()
+	want := map[string]api.Local{"c": {Restarting: true, Next: at, Restarts: 3, Why: "busy", Health: &api.Health{
+		Status: "unhealthy", FailingStreak: 4, Log: []api.HealthProbe{{Start: at, End: at, ExitCode: 1, Output: "no"}},
+	}}}
+	if got, err := c.Local(t.Context()); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestVolumesRoundTrip(t *testing.T) {
+	c, _, _ := start(t)
+	for _, name := range []string{"used", "free"} {
+		v, err := c.CreateVolume(t.Context(), &api.CreateVolumeRequest{Name: name, Labels: map[string]string{"a": "b"}})
+		if err != nil || v.Name != name || v.Path == "" || v.Labels["a"] != "b" {
+			t.Fatalf("%+v, %v", v, err)
+		}
+	}
+	list, err := c.Volumes(t.Context(), true)
+	if err != nil || len(list) != 2 || list[0].Name != "free" || list[0].Bytes == nil || len(list[0].Users) != 0 || len(list[1].Users) != 1 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if err := c.RemoveVolume(t.Context(), "used"); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("one in use: %v", err)
+	}
+	if err := c.RemoveVolume(t.Context(), "free"); err != nil {
+		t.Error(err)
+	}
+	if err := c.RemoveVolume(t.Context(), "free"); status.Code(err) != codes.NotFound {
+		t.Errorf("one that is gone: %v", err)
+	}
+}
