@@ -365,12 +365,18 @@ func (n *node) ExecSync(_ context.Context, r *criv1.ExecSyncRequest) (*criv1.Exe
 	return &criv1.ExecSyncResponse{Stdout: []byte(strings.Join(r.Cmd, " ") + "\n")}, nil
 }
 
-func (n *node) ContainerStats(_ context.Context, r *criv1.ContainerStatsRequest) (*criv1.ContainerStatsResponse, error) {
-	return &criv1.ContainerStatsResponse{Stats: &criv1.ContainerStats{
-		Cpu:           &criv1.CpuUsage{UsageNanoCores: &criv1.UInt64Value{Value: 250_000_000}},
-		Memory:        &criv1.MemoryUsage{WorkingSetBytes: &criv1.UInt64Value{Value: 16 << 20}, AvailableBytes: &criv1.UInt64Value{Value: 48 << 20}},
-		WritableLayer: &criv1.FilesystemUsage{UsedBytes: &criv1.UInt64Value{Value: 12_000}},
-	}}, nil
+func (n *node) Stats(context.Context, *api.StatsRequest) (*api.StatsResult, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := &api.StatsResult{}
+	rate, received, sent := uint64(250_000_000), uint64(1_200), uint64(0)
+	for id, c := range n.containers {
+		if c.State == criv1.ContainerState_CONTAINER_RUNNING {
+			out.Samples = append(out.Samples, api.StatsSample{Container: id, CPURate: &rate, Memory: 16 << 20, MemoryLimit: 64 << 20,
+				Received: &received, Sent: &sent, BlockRead: 12_000, Pids: 3})
+		}
+	}
+	return out, nil
 }
 
 func (n *node) Images(context.Context, *api.Empty) (*api.ImageList, error) {

@@ -226,8 +226,15 @@ func TestLifeOfAContainer(t *testing.T) {
 	if code, _, errs := n.berth("rm", "web"); code != exitOwn || !strings.Contains(errs, "it runs") {
 		t.Errorf("rm of a running one: %d %q", code, errs)
 	}
-	if got := n.must(t, "stats"); !strings.Contains(got, "web    25.00%   16MiB       64MiB") {
+	if got := n.must(t, "stats", "--no-stream"); !strings.Contains(got, "web    25.00%   16MiB / 64MiB       25.00%   1.2kB / 0B   12kB / 0B   3") {
 		t.Errorf("stats: %q", got)
+	}
+	var rows []statsRow
+	if err := json.Unmarshal([]byte(n.must(t, "stats", "--no-stream", "--output", "json", "web")), &rows); err != nil || len(rows) != 1 || *rows[0].CPU != 0.25 || rows[0].Pids != 3 {
+		t.Errorf("stats as JSON: %+v, %v", rows, err)
+	}
+	if got := n.must(t, "stats", "--no-stream", "--format", "{{.Name}} {{.CPUPerc}} {{.PIDs}}"); got != "web 25.00% 3\n" {
+		t.Errorf("stats by a template: %q", got)
 	}
 	n.must(t, "stop", "web")
 	if got := n.must(t, "wait", "web"); got != "143\n" {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -133,6 +134,41 @@ func (s *Server) Top(_ context.Context, r *api.ContainerRequest) (*api.TopResult
 		out.Processes = append(out.Processes, api.Process(p))
 	}
 	return out, nil
+}
+
+// Stats samples containers.
+func (s *Server) Stats(ctx context.Context, r *api.StatsRequest) (*api.StatsResult, error) {
+	list, err := s.cfg.Pods.Usages(ctx, pod.ViewAll, r.Containers)
+	if err != nil {
+		return nil, err
+	}
+	out := &api.StatsResult{Samples: []api.StatsSample{}}
+	for _, u := range list {
+		out.Samples = append(out.Samples, sample(u))
+	}
+	return out, nil
+}
+
+func sample(u pod.Usage) api.StatsSample {
+	s := api.StatsSample{
+		Container: u.Container.ID, At: u.At, CPU: time.Duration(u.CPU.UsageNanos), CPURate: u.CPU.NanoCores,
+		Memory: u.Memory.WorkingSet, MemoryLimit: u.MemoryLimit, Pids: u.Processes, Writable: u.Layer.Bytes,
+	}
+	for _, i := range u.Interfaces {
+		s.Received, s.Sent = plus(s.Received, i.RxBytes), plus(s.Sent, i.TxBytes)
+	}
+	for _, d := range u.Devices {
+		s.BlockRead += d.ReadBytes
+		s.BlockWrite += d.WriteBytes
+	}
+	return s
+}
+
+func plus(sum *uint64, n uint64) *uint64 {
+	if sum != nil {
+		n += *sum
+	}
+	return &n
 }
 
 // statusIn finds the container among those that an event tells of.

@@ -36,6 +36,7 @@ type Pods interface {
 	Processes(v pod.View, id string) ([]pod.Process, error)
 	Rename(ctx context.Context, v pod.View, id, name string) error
 	MountersOf(hostPath string) []string
+	Usages(ctx context.Context, v pod.View, ids []string) ([]pod.Usage, error)
 	// Works lists what is under way and what could not be ended.
 	Works() []pod.Work
 	AttachStream(ctx context.Context, v pod.View, id string, want pod.Stdio) (pod.Session, error)

@@ -76,6 +76,10 @@ func (o *onePod) Subscribe(ctx context.Context) <-chan pod.Event {
 	return ch
 }
 
+func (o *onePod) Usages(context.Context, pod.View, []string) ([]pod.Usage, error) {
+	return nil, errDisk
+}
+
 func (o *onePod) Processes(_ pod.View, id string) ([]pod.Process, error) {
 	return []pod.Process{{Pid: 1, Parent: 2, UID: 3, CPU: 4, Command: id}}, nil
 }

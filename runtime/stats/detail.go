@@ -59,6 +59,29 @@ func ReadDetail(cgroupPath string) (Detail, error) {
 	return d, d.countProcesses(cgroupPath)
 }
 
+// ReadDevices reads what the cgroup at cgroupPath read from and wrote to block
+// devices; nothing without the controller.
+func ReadDevices(cgroupPath string) ([]DeviceIO, error) {
+	return local().devices(cgroupPath)
+}
+
+func (h hierarchy) devices(path string) (_ []DeviceIO, err error) {
+	var d Detail
+	path = filepath.Join("/", path)
+	if h.v2 {
+		err = d.ioStat(filepath.Join(h.root, path, "io.stat"))
+	} else {
+		err = d.blockIO(filepath.Join(h.root, "blkio", path, bytesMoved), filepath.Join(h.root, "blkio", path, timesMoved))
+	}
+	return d.Devices, err
+}
+
+// v1's files of what was read and written.
+const (
+	bytesMoved = "blkio.throttle.io_service_bytes"
+	timesMoved = "blkio.throttle.io_serviced"
+)
+
 func (h hierarchy) detail(path string) (Detail, error) {
 	s, err := h.read(path)
 	if err != nil {
@@ -110,7 +133,7 @@ func (d *Detail) readV1(at func(controller, file string) string) error {
 			return err
 		}
 	}
-	return d.blockIO(at("blkio", "blkio.throttle.io_service_bytes"), at("blkio", "blkio.throttle.io_serviced"))
+	return d.blockIO(at("blkio", bytesMoved), at("blkio", timesMoved))
 }
 
 // blockIO reads v1's lines of "MAJOR:MINOR Read N".

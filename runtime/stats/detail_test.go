@@ -82,6 +82,11 @@ func TestDetail(t *testing.T) {
 		if d.Usage != 50000 || d.RSS != 30000 {
 			t.Errorf("%s: the sample is %+v", name, d.Sample)
 		}
+		for path, want := range map[string][]DeviceIO{"c": want.Devices, "absent": nil} {
+			if got, err := h.devices(path); err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("%s: devices of %s: %+v, %v", name, path, got, err)
+			}
+		}
 		bare, err := h.detail("bare")
 		if err != nil || bare.Quota != nil || bare.ThreadsMax != nil || bare.Reservation != nil || bare.Devices != nil || bare.HugePages != nil || bare.Pressure != (Pressure{}) {
 			t.Errorf("%s: without limits: %+v, %v", name, bare, err)

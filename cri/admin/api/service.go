@@ -73,6 +73,9 @@ type Server interface {
 	Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error
 	// Top lists the processes of a container; FailedPrecondition if it has none.
 	Top(context.Context, *ContainerRequest) (*TopResult, error)
+	// Stats samples containers; FailedPrecondition if one that is asked for by
+	// name does not run.
+	Stats(context.Context, *StatsRequest) (*StatsResult, error)
 	// Work tells what is under way, and what could not be ended.
 	Work(context.Context, *Empty) (*WorkResult, error)
 	// Df tells what takes up space.
@@ -112,6 +115,7 @@ var serviceDesc = grpc.ServiceDesc{
 		unary("RemoveVolume", Server.RemoveVolume),
 		unary("Check", Server.Check),
 		unary("Top", Server.Top),
+		unary("Stats", Server.Stats),
 		unary("Work", Server.Work),
 		unary("Df", Server.Df),
 		unary("Doctor", Server.Doctor),
