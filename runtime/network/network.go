@@ -1,6 +1,7 @@
 // Package network names what a pod needs from a network and the contract that
 // every network keeps. Package bridge is the embedded one, package cni runs the
-// plugins of a cluster, package modes chooses between them for each pod.
+// plugins of a cluster, package modes chooses between them for each pod, and
+// package named has the networks that people make beside.
 //
 // The law: a network reserves addresses and host ports in memory, the caller
 // makes the lease durable in the pod's own record, and only then the network
@@ -27,6 +28,10 @@ type Request struct {
 	Netns     string // path of the pinned network namespace
 	Ports     []spec.PortMapping
 
+	// Network is the name of one that people have made, or "none"; empty: that of
+	// all pods that name none. Only local pods name one.
+	Network string
+
 	// Cluster is set for pods of the kubelet, whose network a cluster brings.
 	Cluster bool
 	Handler string // runtime handler; empty: the default one
@@ -48,7 +53,9 @@ func (r Request) Pod() string {
 type Lease struct {
 	PodID     string             `json:"pod_id"`
 	Pod       string             `json:"pod,omitempty"`       // namespace/name, for who finds a port taken
+	Network   string             `json:"network,omitempty"`   // as in Request
 	Addresses []netip.Addr       `json:"addresses,omitempty"` // primary first
+	Gateways  []netip.Addr       `json:"gateways,omitempty"`  // where the host answers, as far as it is known
 	Ports     []spec.PortMapping `json:"ports,omitempty"`     // those with a host port
 	// Attachments are those to networks of CNI, the primary one first; none:
 	// the pod is on the embedded network.

@@ -225,7 +225,7 @@ func (b *Bridge) Reserve(ctx context.Context, r network.Request) (network.Lease,
 		if err != nil {
 			return undo(err)
 		}
-		l.Addresses = append(l.Addresses, a)
+		l.Addresses, l.Gateways = append(l.Addresses, a), append(l.Gateways, p.gateway)
 	}
 	ports, err := b.ports.Grant(portmap.Owner{ID: r.PodID, Name: l.Pod}, r.Ports, len(l.Addresses) > 1)
 	if err != nil {
@@ -317,7 +317,7 @@ func (b *Bridge) heard() []voice {
 }
 
 func clone(l network.Lease) network.Lease {
-	l.Addresses, l.Ports = slices.Clone(l.Addresses), slices.Clone(l.Ports)
+	l.Addresses, l.Gateways, l.Ports = slices.Clone(l.Addresses), slices.Clone(l.Gateways), slices.Clone(l.Ports)
 	return l
 }
 

@@ -31,6 +31,19 @@ func routes(h Host) []network.Finding {
 	return append(out, mtu(h, all)...)
 }
 
+// Routes are the subnets that the host's main tables lead to, default routes
+// aside.
+func Routes() ([]netip.Prefix, error) {
+	all, err := mainRoutes()
+	var out []netip.Prefix
+	for _, r := range all {
+		if to, ok := prefixOf(r.Dst); ok && to.Bits() > 0 {
+			out = append(out, to)
+		}
+	}
+	return out, err
+}
+
 func conflicts(h Host, all []netlink.Route, own int) []network.Finding {
 	var out []network.Finding
 	for _, r := range all {
