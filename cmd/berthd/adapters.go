@@ -3,15 +3,18 @@ package main
 import (
 	"cmp"
 	"context"
-	"net/netip"
+	"errors"
+	"io/fs"
 	"os"
 	"sort"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"k8s.io/klog/v2"
 
 	"github.com/berth-runtime/berth/cri/admin/api"
 	"github.com/berth-runtime/berth/imageservice"
 	"github.com/berth-runtime/berth/runtime/local"
+	"github.com/berth-runtime/berth/runtime/pod"
 	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/volumes"
 	"github.com/berth-runtime/berth/volumes/etcfiles"
@@ -88,23 +91,54 @@ func (podVolumes) CopyUp(ctx context.Context, rootfs, path, dst string) error {
 	return volumes.CopyUp(ctx, rootfs, path, dst)
 }
 
-func (podVolumes) WriteFiles(dir, hostname string, dns *spec.DNS, addrs []netip.Addr) error {
-	var asked *etcfiles.DNS
-	var host []byte
-	if dns != nil {
-		asked = &etcfiles.DNS{Servers: dns.Servers, Searches: dns.Searches, Options: dns.Options}
-	} else if b, err := os.ReadFile("/etc/resolv.conf"); err == nil {
-		host = b // a node without one gives its pods an empty one
-	}
-	resolv, err := etcfiles.ResolvConf(asked, host)
+func (podVolumes) WriteFiles(dir string, f pod.EtcFiles) error {
+	resolv, err := resolvConf(f)
 	if err != nil {
 		return err
 	}
-	hosts, err := etcfiles.Hosts(hostname, addrs)
+	hosts, err := hostsFile(f)
 	if err != nil {
 		return err
 	}
-	return etcfiles.Write(dir, etcfiles.Files{Hostname: hostname, ResolvConf: resolv, Hosts: hosts})
+	return etcfiles.Write(dir, etcfiles.Files{Hostname: f.Hostname, ResolvConf: resolv, Hosts: hosts})
+}
+
+func (podVolumes) RewriteHosts(dir string, f pod.EtcFiles) error {
+	hosts, err := hostsFile(f)
+	if err != nil {
+		return err
+	}
+	return etcfiles.RewriteHosts(dir, hosts)
+}
+
+// resolvConf is a pod's: as asked for, else as the host's.
+func resolvConf(f pod.EtcFiles) ([]byte, error) {
+	switch {
+	case f.DNS != nil:
+		return etcfiles.ResolvConf(etcfiles.DNS{Servers: f.DNS.Servers, Searches: f.DNS.Searches, Options: f.DNS.Options})
+	case !f.OwnNetwork:
+		b, err := os.ReadFile("/etc/resolv.conf")
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil // a node without one gives its pods an empty one
+		}
+		return b, err
+	}
+	d, trouble := etcfiles.HostDNS()
+	b, err := etcfiles.ResolvConf(d)
+	if trouble != "" {
+		// Pods that resolve nothing are no worse off.
+		klog.Background().Info("A pod gets no name server", "why", trouble)
+		b = append([]byte("# "+trouble+"\n"), b...)
+	}
+	return b, err
+}
+
+func hostsFile(f pod.EtcFiles) ([]byte, error) {
+	var more []etcfiles.Host
+	for _, h := range f.Hosts {
+		more = append(more, etcfiles.Host{Address: h.Address, Names: h.Names})
+	}
+	return etcfiles.Hosts(f.Hostname, f.Addresses, more)
 }
 
 // localEvent is what the journal says of something that happened to a local

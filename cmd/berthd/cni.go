@@ -12,6 +12,7 @@ import (
 	"github.com/berth-runtime/berth/runtime/network/cni"
 	"github.com/berth-runtime/berth/runtime/network/hostports"
 	"github.com/berth-runtime/berth/runtime/network/modes"
+	"github.com/berth-runtime/berth/runtime/network/named"
 	"github.com/berth-runtime/berth/runtime/network/portmap"
 )
 
@@ -61,36 +62,64 @@ func (c *cniConfig) wrong() (key, why string) {
 // the pods.
 type nodeNetwork struct {
 	network.Network
+	named      *named.Set // nil: there can be none
+	cniNames   func() []string
 	status     func(ctx context.Context, cluster bool) error
 	setPodCIDR func(ctx context.Context, cidrs string) error
 	info       func() map[string]string
 	close      func()
 }
 
-// buildNetwork makes the network that the configuration asks for.
+// buildNetwork makes the networks of the node: the usual one and those that
+// people have made.
 func buildNetwork(ctx context.Context, cfg config) (nodeNetwork, error) {
+	usual, common, err := usualNetwork(ctx, cfg)
+	if err != nil || !cfg.Network.Enabled {
+		return usual, err
+	}
+	pools, err := cfg.Network.pools()
+	if err == nil {
+		usual.named, err = named.New(ctx, named.Config{Dir: filepath.Join(cfg.Root, "networks"), Bridge: common, Pools: pools}, usual.Network)
+	}
+	if err != nil {
+		usual.close()
+		return nodeNetwork{}, err
+	}
+	out := usual
+	out.Network, out.close = usual.named, func() {
+		usual.named.Close()
+		usual.close()
+	}
+	return out, nil
+}
+
+// usualNetwork makes the network that the configuration asks for, and tells what
+// further bridges have in common with its own.
+func usualNetwork(ctx context.Context, cfg config) (nodeNetwork, bridge.Config, error) {
 	if !cfg.Network.Enabled {
-		return nodeNetwork{offline{}, func(ctx context.Context, _ bool) error { return offline{}.Status(ctx) },
-			func(context.Context, string) error { return nil }, func() map[string]string { return nil }, func() {}}, nil
+		return nodeNetwork{offline{}, nil, func() []string { return nil }, func(ctx context.Context, _ bool) error { return offline{}.Status(ctx) },
+			func(context.Context, string) error { return nil }, func() map[string]string { return nil }, func() {}}, bridge.Config{}, nil
 	}
 	subnets, err := cfg.Network.prefixes()
 	if err != nil {
-		return nodeNetwork{}, err
+		return nodeNetwork{}, bridge.Config{}, err
 	}
 	ports := &portmap.Ports{}
-	b, err := bridge.New(bridge.Config{
+	common := bridge.Config{
 		Name:              cfg.Network.Bridge,
 		Subnets:           subnets,
 		MTU:               cfg.Network.MTU,
 		Masquerade:        cfg.Network.Masquerade,
 		SetIPForward:      cfg.Network.SetIPForward,
-		Isolated:          cfg.Network.Isolate,
 		AllowSpoofing:     cfg.Network.AllowSpoofing,
 		AllowRouteOverlap: cfg.Network.AllowRouteOverlap,
 		Ports:             ports,
-	})
+	}
+	usual := common
+	usual.Isolated, usual.ApartFrom = cfg.Network.Isolate, []string{cfg.Network.Bridge + "-*"}
+	b, err := bridge.New(usual)
 	if err != nil {
-		return nodeNetwork{}, err
+		return nodeNetwork{}, bridge.Config{}, err
 	}
 	own := hostports.New(ports, "berth-"+cfg.Network.Bridge+"-cni")
 	handlerDirs := map[string]string{}
@@ -106,12 +135,12 @@ func buildNetwork(ctx context.Context, cfg config) (nodeNetwork, error) {
 	})
 	if err != nil {
 		b.Close()
-		return nodeNetwork{}, err
+		return nodeNetwork{}, bridge.Config{}, err
 	}
 	both := modes.New(modes.Mode(cfg.Network.Mode), plugins, b)
-	return nodeNetwork{both, both.StatusFor, both.SetPodCIDR, both.Info, func() {
+	return nodeNetwork{both, nil, both.CNINames, both.StatusFor, both.SetPodCIDR, both.Info, func() {
 		plugins.Close()
 		own.Close()
 		b.Close()
-	}}, nil
+	}}, common, nil
 }

@@ -64,6 +64,7 @@ type networkConfig struct {
 	Mode         string   `toml:"mode,commented" comment:"\"auto\": the plugins of CNI where they are configured; without that the embedded\nbridge serves pods of berth and crictl, and the kubelet is told that there is no\nnetwork yet. \"cni\": nothing but CNI. \"bridge\": nothing but the embedded bridge,\nfor the kubelet's pods too. Pods keep the network that they were made with."`
 	Bridge       string   `toml:"bridge,commented" comment:"Name of the bridge; at most 15 bytes."`
 	Subnets      []string `toml:"subnets,commented" comment:"Where pods get their addresses from: one IPv4 subnet, then at most\none of IPv6."`
+	Pools        []string `toml:"pools,commented" comment:"What the networks that people make get their subnets from: each a /24 of an\nIPv4 pool and a /64 of an IPv6 pool."`
 	Masquerade   bool     `toml:"masquerade,commented" comment:"Let pods speak to the world with the node's address."`
 	MTU          int      `toml:"mtu,commented" comment:"0: that of the interface of the default route."`
 	SetIPForward bool     `toml:"set_ip_forward,commented" comment:"Switch forwarding on for the host. Without it the host must have it on."`
@@ -138,6 +139,7 @@ func defaultConfig() config {
 		DefaultHandler: builtinHandler,
 		Handlers:       map[string]handlerConfig{builtinHandler: {Rlimits: []rlimit{}, PodAnnotations: []string{}, ContainerAnnotations: []string{}}},
 	}
+	c.Network.Pools = []string{"10.211.0.0/16", "fd00:be:28::/48"}
 	for _, p := range bridge.DefaultSubnets() {
 		c.Network.Subnets = append(c.Network.Subnets, p.String())
 	}
@@ -258,13 +260,21 @@ func (n *networkConfig) wrong() (key, why string) {
 	if len(nets) == 0 || len(nets) > 2 || !nets[0].Addr().Is4() || len(nets) == 2 && nets[1].Addr().Is4() {
 		return "subnets", "it must be one IPv4 subnet, then at most one of IPv6"
 	}
+	if _, err := n.pools(); err != nil {
+		return "pools", err.Error()
+	}
 	return "", ""
 }
 
 // prefixes are the subnets, parsed.
-func (n *networkConfig) prefixes() ([]netip.Prefix, error) {
+func (n *networkConfig) prefixes() ([]netip.Prefix, error) { return parsePrefixes(n.Subnets) }
+
+// pools are the pools, parsed.
+func (n *networkConfig) pools() ([]netip.Prefix, error) { return parsePrefixes(n.Pools) }
+
+func parsePrefixes(list []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
-	for _, s := range n.Subnets {
+	for _, s := range list {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
 			return nil, fmt.Errorf("%q is not a subnet such as 10.210.0.0/16", s)

@@ -79,7 +79,7 @@ func doctorConfig(cfg config, withNetwork bool, hosts []string) doctor.Config {
 		func(context.Context) error { return snapshot.ProbeMapped(existing(cfg.Root)) })}
 	if withNetwork {
 		more = append(more, doctor.Check{Name: "network", Look: func(ctx context.Context) []doctor.Finding {
-			net, err := buildNetwork(ctx, cfg)
+			net, _, err := usualNetwork(ctx, cfg) // which reads, and makes nothing
 			if err != nil {
 				return []doctor.Finding{{Check: "network", Verdict: doctor.Fail, Reason: err.Error(), Fix: "change [network] of the configuration"}}
 			}

@@ -196,6 +196,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 				return diagnosis(ctx, net.Network, registries)
 			},
 			Settings: cfg.origins,
+			Networks: networks{cfg.Network, net, pods},
 
 			Checked: counts.Checked,
 			Info: func(ctx context.Context) api.Info {

@@ -65,6 +65,17 @@ type Images interface {
 	Repair(ctx context.Context, damages []imageservice.Damage, auths map[string]*imageservice.Auth) error
 }
 
+// Networks is what the server needs of the networks; cmd/berthd has it.
+type Networks interface {
+	// List tells of all networks, and of the pods on each.
+	List(ctx context.Context) []api.Network
+	// DNS is how pods resolve names that ask for nothing else.
+	DNS() api.DNS
+	Create(r *api.CreateNetworkRequest) (*api.Network, error)
+	Remove(name string) error
+	Examine(ctx context.Context) []api.Finding
+}
+
 // Config of a Server.
 type Config struct {
 	Pods   Pods
@@ -78,6 +89,8 @@ type Config struct {
 	Events func(ctx context.Context, since time.Time, follow bool, emit func(*api.Event) error) error
 	// Doctor looks at the node, and at those registries.
 	Doctor func(ctx context.Context, registries []string) ([]api.Finding, error)
+	// Networks are those of the node.
+	Networks Networks
 	// Settings are those that the daemon runs with.
 	Settings []api.Setting
 	// Checked, if set, is told what a check has found.

@@ -20,6 +20,7 @@ const (
 	volumesAnnotation = "io.berth.volumes"  // JSON of paths
 	noCopyAnnotation  = "io.berth.nocopy"   // JSON of paths
 	shmSizeAnnotation = "io.berth.shm-size" // bytes
+	networkAnnotation = "io.berth.network"  // JSON of spec.LocalNetwork
 )
 
 // maxExtras bounds each list.
@@ -27,6 +28,9 @@ const maxExtras = 128
 
 // LocalPod reads what the annotations of a local pod ask for.
 func LocalPod(p *spec.Pod) error {
+	if err := localNetwork(p); err != nil {
+		return err
+	}
 	text := p.Annotations[shmSizeAnnotation]
 	if text == "" {
 		return nil
@@ -37,6 +41,52 @@ func LocalPod(p *spec.Pod) error {
 	}
 	p.ShmSize = n
 	return nil
+}
+
+// noNetwork is the network whose pods have a loopback only.
+const noNetwork = "none"
+
+// localNetwork reads which network a pod wants and which names.
+func localNetwork(p *spec.Pod) error {
+	text := p.Annotations[networkAnnotation]
+	if text == "" {
+		return nil
+	}
+	n := &p.LocalNetwork
+	if err := json.Unmarshal([]byte(text), n); err != nil {
+		return invalid("annotation %s: %v", networkAnnotation, err)
+	}
+	if len(n.Aliases) > maxExtras || len(n.Hosts) > maxExtras {
+		return invalid("annotation %s has %d aliases and %d hosts, at most %d of each are possible", networkAnnotation, len(n.Aliases), len(n.Hosts), maxExtras)
+	}
+	for _, a := range n.Aliases {
+		if !hostName(a) {
+			return invalid("annotation %s: %.80q is no host name", networkAnnotation, a)
+		}
+	}
+	for _, h := range n.Hosts {
+		if len(h.Names) != 1 || !hostName(h.Names[0]) || h.Address.Zone() != "" {
+			return invalid("annotation %s: %.80q at %v is no host", networkAnnotation, h.Names, h.Address)
+		}
+	}
+	switch {
+	case n.Name != "" && p.Namespaces.Network != spec.ModePod:
+		return invalid("annotation %s: a pod on the host's network is not on %q too", networkAnnotation, n.Name)
+	case n.Name == noNetwork:
+		for _, m := range p.Ports {
+			if m.HostPort != 0 {
+				return invalid("host port %d: without a network the pod publishes nothing", m.HostPort)
+			}
+		}
+		n.Name, p.Namespaces.Network = "", spec.ModeNone
+	}
+	return nil
+}
+
+// hostName admits what a line of /etc/hosts can hold.
+func hostName(s string) bool {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._"
+	return s != "" && len(s) <= 253 && strings.Trim(s, letters) == ""
 }
 
 // LocalContainer reads what the annotations of a local container ask for.

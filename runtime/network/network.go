@@ -28,8 +28,8 @@ type Request struct {
 	Netns     string // path of the pinned network namespace
 	Ports     []spec.PortMapping
 
-	// Network is the name of one that people have made, or "none"; empty: that of
-	// all pods that name none. Only local pods name one.
+	// Network is the name of one that people have made; empty: that of all pods
+	// that name none. Only local pods name one.
 	Network string
 
 	// Cluster is set for pods of the kubelet, whose network a cluster brings.
@@ -60,6 +60,15 @@ type Lease struct {
 	// Attachments are those to networks of CNI, the primary one first; none:
 	// the pod is on the embedded network.
 	Attachments []Attachment `json:"attachments,omitempty"`
+}
+
+// On is the name of the network that the lease is of: of one that people have
+// made, or of CNI's; empty: the embedded one.
+func (l Lease) On() string {
+	if len(l.Attachments) > 0 {
+		return l.Attachments[0].Network
+	}
+	return l.Network
 }
 
 // Attachment is an interface that plugins of CNI make: everything that it takes

@@ -57,6 +57,7 @@ type PodStatus struct {
 	CreatedAt time.Time
 	Addresses []netip.Addr // primary first; none on the host network
 	Netns     string       // path; empty on the host network
+	Network   string       // name of the one it is on; empty: the embedded one, or the host's
 	Overhead  spec.Resources
 	Resources spec.Resources // the containers' sum; both as the client last said
 }

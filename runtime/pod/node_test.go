@@ -175,13 +175,20 @@ type noVolumes struct{}
 
 func (noVolumes) Resolve(context.Context, []spec.Mount) ([]specs.Mount, error) { return nil, nil }
 func (noVolumes) CopyUp(context.Context, string, string, string) error         { return nil }
-func (noVolumes) WriteFiles(dir, hostname string, _ *spec.DNS, _ []netip.Addr) error {
+func (noVolumes) WriteFiles(dir string, f pod.EtcFiles) error {
 	for _, name := range []string{"hostname", "hosts", "resolv.conf"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(hostname+"\n"), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(f.Hostname+"\n"), 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+func (noVolumes) RewriteHosts(dir string, f pod.EtcFiles) error {
+	var lines string
+	for _, h := range f.Hosts {
+		lines += fmt.Sprintln(h.Address, h.Names)
+	}
+	return os.WriteFile(filepath.Join(dir, "hosts"), []byte(lines), 0o644)
 }
 func (noVolumes) MountShm(dir string, _ int64) error { return mount.Bind(dir, dir, 0) }
 func (noVolumes) UnmountShm(dir string) error        { return mount.Unmount(dir) }

@@ -45,6 +45,7 @@ func (t *Table) Recover(ctx context.Context) error {
 		// Host-network pods work all the same; Status tells why others do not.
 		klog.FromContext(ctx).Error(err, "Cannot repair the network")
 	}
+	t.tellAllNeighbours(ctx)
 	t.publish()
 	t.armRepairs()
 	return nil

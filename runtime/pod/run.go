@@ -78,6 +78,9 @@ func (t *Table) run(ctx context.Context, p *Pod) {
 	}
 	close(p.made)
 	t.publish()
+	if err == nil {
+		t.tellNeighbours(ctx, p) // before the client hears: it may start what looks for the name
+	}
 	p.quiet.drop()
 	close(p.told)
 	t.armRepairs()
@@ -105,7 +108,7 @@ func hasIPC(c *spec.Pod) bool     { return c.Namespaces.IPC == spec.ModePod }
 func sharesPIDs(c *spec.Pod) bool { return c.Namespaces.PID == spec.ModePod }
 func (t *Table) request(p *Pod) network.Request {
 	c := p.config // immutable
-	return network.Request{PodID: p.id, Namespace: c.Metadata.Namespace, Name: c.Metadata.Name, UID: c.Metadata.UID, Netns: t.netns(p.id), Ports: c.Ports,
+	return network.Request{PodID: p.id, Network: c.LocalNetwork.Name, Namespace: c.Metadata.Namespace, Name: c.Metadata.Name, UID: c.Metadata.UID, Netns: t.netns(p.id), Ports: c.Ports,
 		Cluster: p.from == OriginKubelet, Handler: c.RuntimeHandler, Annotations: c.Annotations, DNS: c.DNS, CgroupParent: c.CgroupParent}
 }
 
@@ -216,7 +219,11 @@ func hostname(c *spec.Pod) string {
 
 func (t *Table) makeFiles(p *Pod) error {
 	rec := p.record()
-	if err := t.cfg.Volumes.WriteFiles(t.podDir(p.id), hostname(&rec.Config), rec.Config.DNS, rec.Lease.Addresses); err != nil {
+	files, err := t.etcContent(p)
+	if err != nil {
+		return err
+	}
+	if err := t.cfg.Volumes.WriteFiles(t.podDir(p.id), files); err != nil {
 		return err
 	}
 	if err := t.giveToRoot(p, t.etcFiles(p)...); err != nil {

@@ -54,9 +54,21 @@ type Volumes interface {
 	// mounts it, which shared tells.
 	Prepare(ctx context.Context, hostPath, rootfs, path string, copyUp bool, shared func() bool) error
 	// WriteFiles writes hostname, hosts and resolv.conf into dir.
-	WriteFiles(dir, hostname string, dns *spec.DNS, addrs []netip.Addr) error
+	WriteFiles(dir string, f EtcFiles) error
+	// RewriteHosts gives the hosts file in dir another content, which running
+	// containers see.
+	RewriteHosts(dir string, f EtcFiles) error
 	// MountShm mounts a pod's /dev/shm at dir, of so many bytes or, for 0, as
 	// many as are usual; UnmountShm undoes it, idempotent.
 	MountShm(dir string, size int64) error
 	UnmountShm(dir string) error
+}
+
+// EtcFiles is what a pod's files of /etc tell.
+type EtcFiles struct {
+	Hostname   string
+	OwnNetwork bool // the host's loopback, and name servers there, are not the pod's
+	DNS        *spec.DNS
+	Addresses  []netip.Addr // of Hostname
+	Hosts      []spec.HostLine
 }

@@ -59,6 +59,7 @@ func (t *Table) stopPodLocked(ctx context.Context, p *Pod) error {
 		return err
 	}
 	t.sampler.Forget(p.id)
+	t.tellNeighbours(ctx, p)
 	t.emit(EventStopped, p.id, p)
 	return nil
 }

@@ -76,6 +76,8 @@ type Table struct {
 	criuMu    sync.Mutex
 	criuWorks string // guarded by criuMu; the program that has said so
 
+	hostsMu sync.Mutex // held while names in /etc/hosts are written
+
 	endMu     sync.Mutex // held to add to background, so that Close misses nothing
 	ended     bool       // guarded by endMu
 	repairing bool       // guarded by endMu; the timer is set

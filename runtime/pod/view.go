@@ -45,7 +45,7 @@ func (t *Table) publish() {
 func (t *Table) podStatus(p *Pod) *PodStatus {
 	rec := p.record()
 	st := &PodStatus{ID: p.id, Origin: rec.Origin, Config: p.config, Ready: rec.Phase == phaseReady,
-		CreatedAt: rec.CreatedAt, Addresses: rec.Lease.Addresses,
+		CreatedAt: rec.CreatedAt, Addresses: rec.Lease.Addresses, Network: rec.Lease.On(),
 		Overhead: rec.Config.Overhead, Resources: rec.Config.Resources}
 	if hasNetns(p.config) {
 		st.Netns = t.netns(p.id)

@@ -8,6 +8,7 @@
 package spec
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/berth-runtime/berth/runtime/sys/idmap"
@@ -59,6 +60,22 @@ type PortMapping struct {
 	HostIP        string `json:"host_ip,omitempty"` // empty: every address of both families
 }
 
+// HostLine is a line of /etc/hosts.
+type HostLine struct {
+	Address netip.Addr `json:"address"`
+	Names   []string   `json:"names"`
+}
+
+// LocalNetwork is what the command line can ask for and CRI has no field for.
+// Only local pods have it.
+type LocalNetwork struct {
+	Name    string   `json:"name,omitempty"`    // of a network that people have made; empty: the usual one
+	Aliases []string `json:"aliases,omitempty"` // further names of the pod on that network
+	// Hosts are names with addresses for /etc/hosts; the invalid address stands
+	// for the host itself, where it is reached from the pod.
+	Hosts []HostLine `json:"hosts,omitempty"`
+}
+
 // Pod is what RunPodSandbox asked for.
 type Pod struct {
 	Metadata       PodMetadata       `json:"metadata"`
@@ -75,7 +92,9 @@ type Pod struct {
 	Overhead   Resources  `json:"overhead,omitzero"`
 	Resources  Resources  `json:"resources,omitzero"`
 	Namespaces Namespaces `json:"namespaces"`
-	Privileged bool       `json:"privileged,omitempty"`
+	// LocalNetwork is of local pods.
+	LocalNetwork LocalNetwork `json:"local_network,omitzero"`
+	Privileged   bool         `json:"privileged,omitempty"`
 	// ShmSize is the size of /dev/shm in bytes; 0: the default. Local pods only.
 	ShmSize int64    `json:"shm_size,omitempty"`
 	Seccomp *Seccomp `json:"seccomp,omitempty"`

@@ -2,17 +2,22 @@
 // hosts and resolv.conf, once for each pod, before its first container.
 //
 // They are bound into containers one by one, so a later Write is seen only by
-// containers that come after it. Every value is checked against what its
+// containers that come after it, and hosts, whose names come and go with other
+// pods, is rewritten in its place. Every value is checked against what its
 // place in a line can hold: a newline in a search domain must not become a
 // name server.
 package etcfiles
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/runtime/sys/atomicfile"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
@@ -50,12 +55,8 @@ func Write(dir string, f Files) error {
 	return nil
 }
 
-// ResolvConf renders d, exactly: an empty d is an empty file. If d is nil, the
-// pod resolves as the host does: the result is host, the content of its file.
-func ResolvConf(d *DNS, host []byte) ([]byte, error) {
-	if d == nil {
-		return host, nil
-	}
+// ResolvConf renders d, exactly: an empty d is an empty file.
+func ResolvConf(d DNS) ([]byte, error) {
 	var b bytes.Buffer
 	if err := line(&b, "search", d.Searches); err != nil {
 		return nil, err
@@ -93,8 +94,18 @@ func isWord(s string) bool {
 	return s != "" && strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
 }
 
-// Hosts renders /etc/hosts: the loopback names and, at each of addrs, hostname.
-func Hosts(hostname string, addrs []netip.Addr) ([]byte, error) {
+// Host is a line of /etc/hosts.
+type Host struct {
+	Address netip.Addr
+	Names   []string
+}
+
+// maxHosts bounds the rendered file in bytes.
+const maxHosts = 1 << 20
+
+// Hosts renders /etc/hosts: the loopback names, at each of addrs hostname, and
+// then more. A pod whose addresses are not known gets no line for hostname.
+func Hosts(hostname string, addrs []netip.Addr, more []Host) ([]byte, error) {
 	if err := checkHostname(hostname); err != nil {
 		return nil, err
 	}
@@ -103,21 +114,53 @@ func Hosts(hostname string, addrs []netip.Addr) ([]byte, error) {
 		"fe00::0\tip6-localnet\n" +
 		"ff02::1\tip6-allnodes\n" +
 		"ff02::2\tip6-allrouters\n")
-	if hostname == "" {
-		return b.Bytes(), nil
-	}
 	for _, a := range addrs {
-		if a.IsValid() {
+		if a.IsValid() && hostname != "" {
 			fmt.Fprintf(b, "%s\t%s\n", a.WithZone(""), hostname)
 		}
+	}
+	for _, h := range more {
+		if !h.Address.IsValid() || len(h.Names) == 0 {
+			return nil, errkind.New(errkind.InvalidArgument, "a line of /etc/hosts needs an address and a name: got %v and %q", h.Address, h.Names)
+		}
+		for _, n := range h.Names {
+			if n == "" || len(n) > maxName || strings.Trim(n, letters) != "" {
+				return nil, errkind.New(errkind.InvalidArgument, "%.80q is no name for /etc/hosts: at most %d letters, digits, dots, dashes and _", n, maxName)
+			}
+		}
+		fmt.Fprintf(b, "%s\t%s\n", h.Address.WithZone(""), strings.Join(h.Names, " "))
+	}
+	if b.Len() > maxHosts {
+		return nil, errkind.New(errkind.InvalidArgument, "/etc/hosts would have %d bytes, at most %d are possible", b.Len(), maxHosts)
 	}
 	return b.Bytes(), nil
 }
 
+// RewriteHosts gives the hosts file in dir another content, which containers
+// that have it see: it stays the file that it is. Who reads it at that moment may
+// find the new content with the rest of a longer old one. The file is the pod's,
+// which may have written to it; what it wrote is lost.
+func RewriteHosts(dir string, hosts []byte) error {
+	f, err := os.OpenFile(filepath.Join(dir, "hosts"), os.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err == nil {
+		_, err = f.WriteAt(hosts, 0)
+		err = errors.Join(err, f.Truncate(int64(len(hosts))), f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write the pod's hosts: %w", err)
+	}
+	return nil
+}
+
+// letters are those of a host name, maxName is the most of one (RFC 1035).
+const (
+	letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._"
+	maxName = 253
+)
+
 // checkHostname refuses what sethostname or a line of /etc/hosts cannot hold.
 // The kernel's HOST_NAME_MAX is 64.
 func checkHostname(s string) error {
-	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._"
 	if len(s) > 64 || strings.Trim(s, letters) != "" {
 		return errkind.New(errkind.InvalidArgument, "%.80q is no host name: at most 64 letters, digits, dots and dashes", s)
 	}

@@ -84,6 +84,14 @@ type Server interface {
 	Doctor(context.Context, *DoctorRequest) (*DoctorResult, error)
 	// Config tells the configuration that the daemon runs with.
 	Config(context.Context, *Empty) (*ConfigResult, error)
+	// Networks lists the networks that pods can be on, with the pods.
+	Networks(context.Context, *Empty) (*NetworkList, error)
+	// CreateNetwork makes a network; AlreadyExists if there is one of that name.
+	CreateNetwork(context.Context, *CreateNetworkRequest) (*Network, error)
+	// RemoveNetwork ends a network without pods; else FailedPrecondition.
+	RemoveNetwork(context.Context, *NetworkRequest) (*Empty, error)
+	// ExamineNetwork looks at what of the host is in the pods' way.
+	ExamineNetwork(context.Context, *Empty) (*DoctorResult, error)
 	// Steps lists the failpoints of this build.
 	Steps(context.Context, *Empty) (*StepsResult, error)
 }
@@ -120,6 +128,10 @@ var serviceDesc = grpc.ServiceDesc{
 		unary("Df", Server.Df),
 		unary("Doctor", Server.Doctor),
 		unary("Config", Server.Config),
+		unary("Networks", Server.Networks),
+		unary("CreateNetwork", Server.CreateNetwork),
+		unary("RemoveNetwork", Server.RemoveNetwork),
+		unary("ExamineNetwork", Server.ExamineNetwork),
 		unary("Steps", Server.Steps),
 	},
 	Streams: []grpc.StreamDesc{

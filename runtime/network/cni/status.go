@@ -118,6 +118,18 @@ func (n *Network) awaitStatus(ctx context.Context) {
 	}
 }
 
+// Names are those of the networks that pods of the default runtime handler are
+// attached to, the primary one first.
+func (n *Network) Names() []string {
+	n.readAgain(n.dirs[0])
+	lists, _ := n.dirs[0].current() // that there are none, or wrong ones, Status tells
+	var out []string
+	for _, l := range lists {
+		out = append(out, l.Name)
+	}
+	return out
+}
+
 // Info is what verbose status shows of the networks, under the names that
 // containerd uses.
 func (n *Network) Info() map[string]string {

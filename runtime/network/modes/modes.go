@@ -125,6 +125,15 @@ func (n *Network) SetPodCIDR(ctx context.Context, cidrs string) error {
 	return n.cni.SetPodCIDR(ctx, cidrs)
 }
 
+// CNINames are the networks of CNI that pods which people make are attached to;
+// none: they are on the embedded bridge.
+func (n *Network) CNINames() []string {
+	if !n.byCNI("", false) {
+		return nil
+	}
+	return n.cni.Names()
+}
+
 // Info is what verbose status shows.
 func (n *Network) Info() map[string]string {
 	out := n.cni.Info()

@@ -31,9 +31,6 @@ import (
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
-// None is the name of the network that is none: a pod with a loopback only.
-const None = "none"
-
 // Record is a network's row.
 type Record struct {
 	Name      string            `json:"name"`
@@ -159,7 +156,7 @@ func (s *Set) List() []Record {
 var goodName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
 
 // reserved are names that mean something else where a network is named.
-var reserved = []string{None, "host", "bridge", "default", "container", "pod", "private"}
+var reserved = []string{"none", "host", "bridge", "default", "container", "pod", "private"}
 
 // Create makes a network. What r leaves open is chosen: subnets that nothing on
 // the host leads to, and the interface. A name that is taken is

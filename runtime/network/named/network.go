@@ -30,16 +30,8 @@ func (s *Set) of(name string) *member {
 // Reserve implements network.Network; a network that is not there is
 // errkind.NotFound.
 func (s *Set) Reserve(ctx context.Context, r network.Request) (network.Lease, error) {
-	switch r.Network {
-	case "":
+	if r.Network == "" {
 		return s.rest.Reserve(ctx, r)
-	case None:
-		for _, p := range r.Ports {
-			if p.HostPort != 0 {
-				return network.Lease{}, errkind.New(errkind.InvalidArgument, "cannot reserve the network of pod %s: without a network it publishes no ports", r.PodID)
-			}
-		}
-		return network.Lease{PodID: r.PodID, Pod: r.Pod(), Network: None}, nil
 	}
 	m, err := s.hold(r.Network, r.PodID)
 	if err != nil {
@@ -57,11 +49,8 @@ func (s *Set) Reserve(ctx context.Context, r network.Request) (network.Lease, er
 // Restore implements network.Network. The lease of a network without a record is
 // kept by the pod alone, which can be detached.
 func (s *Set) Restore(l network.Lease) error {
-	switch l.Network {
-	case "":
+	if l.Network == "" {
 		return s.rest.Restore(l)
-	case None:
-		return nil
 	}
 	m, err := s.hold(l.Network, l.PodID)
 	if errkind.Is(err, errkind.NotFound) {
@@ -72,11 +61,8 @@ func (s *Set) Restore(l network.Lease) error {
 
 // Attach implements network.Network.
 func (s *Set) Attach(ctx context.Context, r network.Request, l network.Lease) (network.Lease, error) {
-	switch l.Network {
-	case "":
+	if l.Network == "" {
 		return s.rest.Attach(ctx, r, l)
-	case None:
-		return l, nil
 	}
 	m := s.of(l.Network)
 	if m == nil {
@@ -88,9 +74,6 @@ func (s *Set) Attach(ctx context.Context, r network.Request, l network.Lease) (n
 // Detach implements network.Network. The interface of a pod whose network has no
 // record is known by its name all the same.
 func (s *Set) Detach(ctx context.Context, l network.Lease, netns string) error {
-	if l.Network == None {
-		return nil
-	}
 	if m := s.of(l.Network); m != nil {
 		return m.bridge.Detach(ctx, l, netns)
 	}
@@ -158,4 +141,16 @@ func (s *Set) Examine(ctx context.Context) []network.Finding {
 		}
 	}
 	return out
+}
+
+// Teardown removes what all networks keep in the kernel without any pod.
+func (s *Set) Teardown() error {
+	var errs []error
+	for _, m := range s.members() {
+		errs = append(errs, m.bridge.Teardown())
+	}
+	if t, ok := s.rest.(interface{ Teardown() error }); ok {
+		errs = append(errs, t.Teardown())
+	}
+	return errors.Join(errs...)
 }
