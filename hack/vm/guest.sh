@@ -25,6 +25,8 @@ change_root() {
 	lower=/
 	[ "${VM_SYSTEMD:-}" != 1 ] || lower=/mnt/hack/.cache/vm/systemd
 	writable "$lower" root /run/new
+	# Before the clone, which may lie below it.
+	[ "${VM_SYSTEMD:-}" = 1 ] || mount -t tmpfs -o mode=1777 tmp /run/new/tmp
 	writable /mnt source "/run/new$VM_SOURCE"
 	mkdir -p /run/new/host /run/new/lib/modules /run/new/share
 	ln -s "$VM_SOURCE/hack/.cache/vm/kernel/lib/modules/$kernel" "/run/new/lib/modules/$kernel"
@@ -42,7 +44,6 @@ mount_kernel() {
 	mount -t devpts -o ptmxmode=0666 devpts /dev/pts
 	mount -t tmpfs shm /dev/shm
 	mount -t tmpfs -o mode=755 run /run
-	mount -t tmpfs -o mode=1777 tmp /tmp
 	mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
 	mount -t securityfs securityfs /sys/kernel/security
 	mount -t bpf bpf /sys/fs/bpf
