@@ -7,6 +7,7 @@ import (
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
@@ -25,9 +26,30 @@ func (s *Server) CheckpointPod(ctx context.Context, r *criv1.CheckpointPodReques
 	return &criv1.CheckpointPodResponse{}, s.cfg.Pods.CheckpointPod(ctx, s.cfg.View, r.PodSandboxId, r.OutputPath, r.ContainerIds, r.Options)
 }
 
-// RestorePod is refused: the images of CRIU say with which credentials, files
-// and memory a process comes back, so one that takes an archive takes its
-// author's word for what may run as root here. Nothing vouches for it yet.
-func (s *Server) RestorePod(context.Context, *criv1.RestorePodRequest) (*criv1.RestorePodResponse, error) {
-	return nil, errkind.New(errkind.Unimplemented, "cannot restore a pod: this runtime writes checkpoints and does not restore them; run the pod anew, or restore the archives by other tools")
+// RestorePod makes a pod and its containers from a checkpoint, created.
+func (s *Server) RestorePod(ctx context.Context, r *criv1.RestorePodRequest) (*criv1.RestorePodResponse, error) {
+	cfg, err := s.pod(r.Config, r.RuntimeHandler)
+	if err != nil {
+		return nil, err
+	}
+	if len(r.ContainerConfigs) == 0 {
+		return nil, errkind.New(errkind.InvalidArgument, "cannot restore pod %s: no containers are asked for", cfg.Metadata.Name)
+	}
+	configs := make([]spec.Container, 0, len(r.ContainerConfigs))
+	for _, c := range r.ContainerConfigs {
+		one, err := s.container(c)
+		if err != nil {
+			return nil, err
+		}
+		configs = append(configs, one)
+	}
+	id, made, err := s.cfg.Pods.RestorePod(ctx, s.cfg.View, r.CheckpointPath, cfg, configs, r.Options)
+	if err != nil {
+		return nil, err
+	}
+	resp := &criv1.RestorePodResponse{PodSandboxId: id}
+	for _, c := range made {
+		resp.RestoredContainers = append(resp.RestoredContainers, &criv1.RestoredContainer{Name: c.Name, ContainerId: c.ID})
+	}
+	return resp, nil
 }

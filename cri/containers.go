@@ -10,6 +10,7 @@ import (
 
 	"github.com/berth-runtime/berth/cri/translate"
 	"github.com/berth-runtime/berth/runtime/pod"
+	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
@@ -17,25 +18,32 @@ import (
 // in the request is not compared with the one it was run with: a kubelet that
 // was restarted may send a later one.
 func (s *Server) CreateContainer(ctx context.Context, r *criv1.CreateContainerRequest) (*criv1.CreateContainerResponse, error) {
-	cfg, err := translate.Container(r.Config)
+	cfg, err := s.container(r.Config)
 	if err != nil {
 		return nil, err
-	}
-	for _, m := range cfg.Mounts {
-		if err := s.checkHandler(m.ImageHandler); err != nil {
-			return nil, errkind.New(errkind.Of(err), "%w: mount at %s: %w", crierrors.ErrImageVolumeMountFailed, m.ContainerPath, err)
-		}
-	}
-	if s.cfg.View == pod.ViewAll {
-		if err := translate.LocalContainer(&cfg); err != nil {
-			return nil, err
-		}
 	}
 	id, err := s.cfg.Pods.Create(ctx, s.cfg.View, r.PodSandboxId, cfg)
 	if err != nil {
 		return nil, err
 	}
 	return &criv1.CreateContainerResponse{ContainerId: id}, nil
+}
+
+// container translates what a container is to be.
+func (s *Server) container(c *criv1.ContainerConfig) (spec.Container, error) {
+	cfg, err := translate.Container(c)
+	if err != nil {
+		return cfg, err
+	}
+	for _, m := range cfg.Mounts {
+		if err := s.checkHandler(m.ImageHandler); err != nil {
+			return cfg, errkind.New(errkind.Of(err), "%w: mount at %s: %w", crierrors.ErrImageVolumeMountFailed, m.ContainerPath, err)
+		}
+	}
+	if s.cfg.View == pod.ViewAll {
+		err = translate.LocalContainer(&cfg)
+	}
+	return cfg, err
 }
 
 // StartContainer starts a created container.

@@ -7,27 +7,32 @@ import (
 
 	"github.com/berth-runtime/berth/cri/translate"
 	"github.com/berth-runtime/berth/runtime/pod"
+	"github.com/berth-runtime/berth/runtime/spec"
 )
 
 // RunPodSandbox makes a pod that containers can be created in.
 func (s *Server) RunPodSandbox(ctx context.Context, r *criv1.RunPodSandboxRequest) (*criv1.RunPodSandboxResponse, error) {
-	if err := s.checkHandler(r.RuntimeHandler); err != nil {
-		return nil, err
-	}
-	cfg, err := translate.Pod(r.Config, r.RuntimeHandler)
+	cfg, err := s.pod(r.Config, r.RuntimeHandler)
 	if err != nil {
 		return nil, err
-	}
-	if s.cfg.View == pod.ViewAll {
-		if err := translate.LocalPod(&cfg); err != nil {
-			return nil, err
-		}
 	}
 	id, err := s.cfg.Pods.Run(ctx, s.cfg.View, cfg)
 	if err != nil {
 		return nil, err
 	}
 	return &criv1.RunPodSandboxResponse{PodSandboxId: id}, nil
+}
+
+// pod translates what a pod is to be.
+func (s *Server) pod(c *criv1.PodSandboxConfig, handler string) (spec.Pod, error) {
+	if err := s.checkHandler(handler); err != nil {
+		return spec.Pod{}, err
+	}
+	cfg, err := translate.Pod(c, handler)
+	if err == nil && s.cfg.View == pod.ViewAll {
+		err = translate.LocalPod(&cfg)
+	}
+	return cfg, err
 }
 
 // StopPodSandbox kills the pod's containers and frees its network.

@@ -43,6 +43,7 @@ type Pods interface {
 	Metrics(ctx context.Context, v pod.View) []pod.PodMetrics
 	CheckpointContainer(ctx context.Context, v pod.View, id, location string, timeout time.Duration) error
 	CheckpointPod(ctx context.Context, v pod.View, id, dir string, ids []string, options map[string]string) error
+	RestorePod(ctx context.Context, v pod.View, dir string, cfg spec.Pod, configs []spec.Container, options map[string]string) (id string, made []pod.Restored, err error)
 	// Subscribe gives all events from now on, whatever the view.
 	Subscribe(ctx context.Context) <-chan pod.Event
 }

@@ -269,8 +269,6 @@ func TestWhatTheKubeletDemandsAtItsStart(t *testing.T) {
 	// So a kubelet asks whether there are stats of pods; only Unimplemented means no.
 	_, err = n.remote.PodSandboxStats(ctx, &criv1.PodSandboxStatsRequest{})
 	wantCode(t, "stats of no pod", err, codes.NotFound)
-	_, err = n.remote.RestorePod(ctx, &criv1.RestorePodRequest{})
-	wantCode(t, "what we do not have", err, codes.Unimplemented)
 
 	n.network = errors.New("the bridge is gone")
 	st, err := n.remote.Status(ctx, &criv1.StatusRequest{Verbose: true})

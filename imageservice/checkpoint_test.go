@@ -2,6 +2,7 @@ package imageservice
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -61,8 +62,58 @@ func TestDiffIsALayer(t *testing.T) {
 	}
 	absent(t, filepath.Join(after, "d/gone"))
 	absent(t, filepath.Join(after, "hidden/old"))
+	if err := s.Prepare(t.Context(), "c3", image.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ApplyDiff(t.Context(), "c3", bytes.NewReader(diff.Bytes())); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ApplyDiff(t.Context(), "c3", bytes.NewReader(diff.Bytes())); !errkind.Is(err, errkind.FailedPrecondition) {
+		t.Errorf("the changes a second time: %v", err)
+	}
+	if want, got := list(t, before), list(t, mountImage(t, s, "c3", image.ID)); got != want {
+		t.Errorf("a container that was given the changes has\n%s\nwant\n%s", got, want)
+	}
 	if err := s.WriteDiff(t.Context(), "none", &diff); !errkind.Is(err, errkind.NotFound) {
 		t.Errorf("the diff of no container: %v", err)
+	}
+	sound(t, s)
+}
+
+// The changes of a container that was saved are as hostile as a layer.
+func TestHostileChanges(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	s := openStore(t)
+	host := startRegistry(t)
+	push(t, host+"/x:v1", makeImage(t, gzLayer(t, dir("d", 0o755), file("d/kept", "2"))))
+	image := mustPull(t, s, host+"/x:v1")
+	outside := filepath.Join(t.TempDir(), "outside")
+	for i, c := range []struct {
+		what    string
+		entries []entry
+	}{
+		{"a file through a link", []entry{symlink("l", filepath.Dir(outside)), file("l/outside", "evil")}},
+		{"a file above", []entry{file("../../../outside", "evil")}},
+		{"all of the image hidden", []entry{file(".wh..wh..opq", "")}},
+	} {
+		id := fmt.Sprint("c", i)
+		if err := s.Prepare(t.Context(), id, image.ID); err != nil {
+			t.Fatal(err)
+		}
+		err := s.ApplyDiff(t.Context(), id, bytes.NewReader(makeTar(t, c.entries...)))
+		if _, serr := os.Lstat(outside); serr == nil {
+			t.Errorf("%s: it reached the host", c.what)
+		}
+		if i == 2 && !errkind.Is(err, errkind.InvalidArgument) {
+			t.Errorf("%s: %v", c.what, err)
+		}
+		if err := s.Discard(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := s.ApplyDiff(t.Context(), "none", bytes.NewReader(nil)); !errkind.Is(err, errkind.NotFound) {
+		t.Errorf("the changes of no container: %v", err)
 	}
 	sound(t, s)
 }

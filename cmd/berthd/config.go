@@ -104,8 +104,9 @@ type debugConfig struct {
 }
 
 type checkpointConfig struct {
-	Enabled bool   `toml:"enabled,commented" comment:"Let clients, the kubelet among them, write running containers to files by CRIU.\nSuch a file holds the container's memory, with every secret in it."`
+	Enabled bool   `toml:"enabled,commented" comment:"Let clients, the kubelet among them, write running containers to files by CRIU,\nand restore pods. Such a file holds the container's memory, with every secret in\nit."`
 	CRIU    string `toml:"criu,commented" comment:"The program, on PATH or by its path; 3.17 or newer."`
+	Key     string `toml:"key,commented" comment:"File of the key that vouches for checkpoints of pods: at least 32 bytes that only\nroot can read. A node restores what nodes with the same key have written, and\nnothing else. Empty: a key of this node's own, made in its root directory."`
 }
 
 // program is that of CRIU, or empty where checkpoints are off.
@@ -216,6 +217,9 @@ func (c *config) validate() error {
 	}
 	if p := c.Checkpoint.CRIU; p == "" || strings.Contains(p, "/") && !filepath.IsAbs(p) {
 		return bad("checkpoint.criu", "%q is neither a name nor an absolute path", p)
+	}
+	if p := c.Checkpoint.Key; p != "" && !filepath.IsAbs(p) {
+		return bad("checkpoint.key", "%q is not an absolute path", p)
 	}
 	if dir := c.Image.VerifiersDir; dir != "" && !filepath.IsAbs(dir) {
 		return bad("image.verifiers_dir", "%q is not an absolute path", dir)

@@ -123,7 +123,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		SELinux:  labels,
 		Hooks:    hooks.forPods(),
 
-		Checkpoint: pod.CheckpointConfig{CRIU: cfg.Checkpoint.program(), Diffs: images},
+		Checkpoint: pod.CheckpointConfig{CRIU: cfg.Checkpoint.program(), Key: cfg.Checkpoint.Key, Diffs: images},
 
 		Observe: observeSteps(counts, spans),
 		Exited:  counts.Exited,

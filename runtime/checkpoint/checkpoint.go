@@ -11,9 +11,12 @@
 //	dump.log          what CRIU said, and beside it its figures, stats-dump
 //	checkpoint/       CRIU's images: the processes with their memory
 //
-// The law: archives are written and never read. A process is restored with
-// whatever credentials and memory its images give it, so who may write an
-// archive that is restored may do all that the restoring process may.
+// The law: a process is restored with whatever credentials and memory its images
+// give it, and CRIU, as root, believes them: who may write an archive that is
+// restored may do all that CRIU may. So what is restored are checkpoints of pods
+// whose description (PodFile) has a seal (SealFile, an HMAC) of a key of this
+// node's; the description has the digests of the archives. Nothing else is read,
+// and even of that only files of a checkpoint are unpacked.
 package checkpoint
 
 import (
@@ -40,7 +43,10 @@ const (
 	LogFile         = "dump.log"
 	ImagesDir       = "checkpoint"
 	DescriptorsFile = "checkpoint/descriptors.json" // what the first process has as stdin, stdout and stderr
+	StdioFile       = "checkpoint/stdio.json"       // Stdio
 	PodFile         = "pod.json"                    // Pod, beside the archives of its containers
+
+	statsFile = "stats-dump" // CRIU's figures
 )
 
 // Config is what config.dump holds.
@@ -75,9 +81,16 @@ type BindMount struct {
 	FileType    string `json:"file_type"` // "directory" or "file"
 }
 
+// Stdio names the FIFOs of a container's stdio as CRIU does, by the names that
+// they have in the bundle. One that no process has open is absent.
+type Stdio map[string]string
+
+// Version is that of Pod and of what lies beside it.
+const Version = 2
+
 // Pod is what pod.json holds.
 type Pod struct {
-	Version    int            `json:"version"` // 1
+	Version    int            `json:"version"`
 	ID         string         `json:"id"`
 	Name       string         `json:"name"`
 	Namespace  string         `json:"namespace"`
@@ -93,6 +106,8 @@ type PodContainer struct {
 	ID      string `json:"id"`
 	ImageID string `json:"imageID"`
 	Archive string `json:"archive"` // name of the file beside pod.json
+	Size    int64  `json:"size"`    // of the archive, in bytes
+	SHA256  string `json:"sha256"`  // of the archive, in hex
 }
 
 // Archive writes dir, a checkpoint, as a tar to w. It holds regular files and
@@ -166,6 +181,8 @@ func Reason(log []byte) string {
 	}
 	// What it tries at its start fails harmlessly.
 	if at := bytes.LastIndex(log, []byte("Dumping processes")); at >= 0 {
+		log = log[at:]
+	} else if at := bytes.Index(log, []byte("Forking task with")); at >= 0 { // to restore it
 		log = log[at:]
 	}
 	all := errorLine.FindAllSubmatch(log, -1)

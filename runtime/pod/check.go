@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/berth-runtime/berth/runtime/checkpoint"
 	"github.com/berth-runtime/berth/runtime/steps"
 	"github.com/berth-runtime/berth/runtime/sys/cgroup"
 	"github.com/berth-runtime/berth/runtime/sys/mount"
@@ -175,7 +176,8 @@ func StepNames() []string {
 	for _, plan := range []interface{ Names() []string }{t.runPlan(p), t.stopPlan(p), t.removePlan(p),
 		t.createPlan(c), t.startPlan(c), t.removeContainerPlan(c),
 		t.checkpointPlan("container.checkpoint", "", nil, steps.Step{Name: "publish"}),
-		t.checkpointPlan("pod.checkpoint", "", nil, steps.Step{Name: "publish"})} {
+		t.checkpointPlan("pod.checkpoint", "", nil, steps.Step{Name: "publish"}),
+		t.runPlan(&Pod{restore: &restoration{}}), t.createPlan(&container{pod: p, saved: &checkpoint.PodContainer{}})} {
 		out = append(out, plan.Names()...)
 	}
 	return out

@@ -3,6 +3,8 @@ package pod
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +28,7 @@ import (
 // CheckpointConfig is what checkpoints need.
 type CheckpointConfig struct {
 	CRIU  string // the program, a path or a name on PATH; empty: there are none
+	Key   string // file of the key that vouches for them; empty: one in Root, made when it is needed
 	Diffs Diffs
 }
 
@@ -34,6 +37,9 @@ type Diffs interface {
 	// WriteDiff writes what a container, which stands still, has changed in
 	// its root file system, as the tar of a layer.
 	WriteDiff(ctx context.Context, containerID string, w io.Writer) error
+	// ApplyDiff makes what WriteDiff wrote the changes of another container of
+	// the same image, which has none and is not mounted yet.
+	ApplyDiff(ctx context.Context, containerID string, r io.Reader) error
 }
 
 // checkpointTime bounds a checkpoint for which nobody named a time: as long as
@@ -46,7 +52,9 @@ type saved struct {
 	dir   string // of its checkpoint; ours
 	file  string // of its archive, while it is written
 	oci   *specs.Spec
-	stdio []string // FIFOs, as CRIU names them
+	stdio checkpoint.Stdio
+	size  int64  // of the archive, once it is written
+	sum   string // its SHA-256, in hex
 }
 
 // CheckpointContainer writes an archive of a running container to the absolute
@@ -93,7 +101,7 @@ func (t *Table) CheckpointContainer(ctx context.Context, v View, id, location st
 
 // CheckpointPod writes the checkpoint of a pod into the empty directory dir:
 // an archive of each of the containers ids, which must be exactly those that
-// run, and a description of the pod. All of them stand still before the first
+// run, and a sealed description of the pod. All of them stand still before the first
 // is saved and until the last one is. No options are known, and one that is
 // not is refused. After an error the directory is empty again.
 func (t *Table) CheckpointPod(ctx context.Context, v View, id, dir string, ids []string, options map[string]string) error {
@@ -113,6 +121,10 @@ func (t *Table) CheckpointPod(ctx context.Context, v View, id, dir string, ids [
 	if err != nil {
 		return fmt.Errorf("cannot checkpoint pod %s: %w", p.id, err)
 	}
+	key, err := t.checkpointKey()
+	if err != nil {
+		return fmt.Errorf("cannot checkpoint pod %s: %w", p.id, err)
+	}
 	err = t.attended(ctx, func(ctx context.Context) error {
 		all, err := t.selected(p, dir, ids)
 		if err != nil {
@@ -125,20 +137,30 @@ func (t *Table) CheckpointPod(ctx context.Context, v View, id, dir string, ids [
 		if err := runsExactly(p, all); err != nil { // now that nothing starts any more
 			return err
 		}
-		index := filepath.Join(dir, checkpoint.PodFile)
+		index, seal := filepath.Join(dir, checkpoint.PodFile), filepath.Join(dir, checkpoint.SealFile)
 		finish := steps.Step{Name: "publish", Do: func(context.Context) error {
-			if err := checkpoint.Put(dir, checkpoint.PodFile, podCheckpoint(p, all)); err != nil {
+			if err := checkpoint.Seal(dir, podCheckpoint(p, all), key); err != nil {
 				return err
 			}
 			return atomicfile.SyncDir(dir)
-		}, Undo: func(context.Context) error { return removeFile(index) }}
-		_, err = t.checkpointPlan("pod.checkpoint", program, all, finish, index).Run(ctx)
+		}, Undo: func(context.Context) error { return errors.Join(removeFile(index), removeFile(seal)) }}
+		_, err = t.checkpointPlan("pod.checkpoint", program, all, finish, index, seal).Run(ctx)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("cannot checkpoint pod %s: %w", p.id, err)
 	}
 	return nil
+}
+
+// checkpointKey is the key that vouches for checkpoints of pods.
+func (t *Table) checkpointKey() (checkpoint.Key, error) {
+	if path := t.cfg.Checkpoint.Key; path != "" {
+		return checkpoint.LoadKey(path, false)
+	}
+	t.criuMu.Lock() // or two would make it
+	defer t.criuMu.Unlock()
+	return checkpoint.LoadKey(filepath.Join(t.cfg.Root, "checkpoint.key"), true)
 }
 
 // untilDeadline is how long a caller waits, or else checkpointTime.
@@ -198,10 +220,11 @@ func runsExactly(p *Pod, all []*saved) error {
 
 func podCheckpoint(p *Pod, all []*saved) checkpoint.Pod {
 	meta := p.config.Metadata
-	out := checkpoint.Pod{Version: 1, ID: p.id, Name: meta.Name, Namespace: meta.Namespace, UID: meta.UID, Handler: p.config.RuntimeHandler, At: time.Now()}
+	out := checkpoint.Pod{Version: checkpoint.Version, ID: p.id, Name: meta.Name, Namespace: meta.Namespace, UID: meta.UID, Handler: p.config.RuntimeHandler, At: time.Now()}
 	for _, s := range all {
 		rec := s.c.record()
-		out.Containers = append(out.Containers, checkpoint.PodContainer{Name: rec.Config.Metadata.Name, ID: s.c.id, ImageID: rec.Image.ID, Archive: filepath.Base(s.file)})
+		out.Containers = append(out.Containers, checkpoint.PodContainer{Name: rec.Config.Metadata.Name, ID: s.c.id, ImageID: rec.Image.ID,
+			Archive: filepath.Base(s.file), Size: s.size, SHA256: s.sum})
 	}
 	slices.SortFunc(out.Containers, func(a, b checkpoint.PodContainer) int { return cmp.Compare(a.Name, b.Name) })
 	return out
@@ -278,8 +301,9 @@ func (t *Table) markCheckpoint(c *container, paths ...string) error {
 	return t.setContainer(c, func(r *containerRecord) { r.Checkpoint = paths })
 }
 
-// checkpointDir is where the checkpoint of a container is put together: below
-// root, since it is as large as its memory.
+// checkpointDir is where the checkpoint of a container is put together, and
+// those of a pod's containers unpacked: below root, since it is as large as their
+// memory.
 func (t *Table) checkpointDir(id string) string { return filepath.Join(t.cfg.Root, "checkpoints", id) }
 
 // group is the path of a container's cgroup.
@@ -348,7 +372,7 @@ func (t *Table) save(ctx context.Context, program string, s *saved) error {
 	status := checkpoint.Status{CreatedAt: rec.CreatedAt.UnixNano(), StartedAt: rec.StartedAt.UnixNano(), Pid: uint32(rec.Process.Pid)}
 	for name, v := range map[string]any{
 		checkpoint.SpecFile: s.oci, checkpoint.ConfigFile: meta, checkpoint.StatusFile: status,
-		checkpoint.BindMountsFile: bindMounts(s.oci), checkpoint.DescriptorsFile: first,
+		checkpoint.BindMountsFile: bindMounts(s.oci), checkpoint.DescriptorsFile: first, checkpoint.StdioFile: stdio,
 	} {
 		if err := checkpoint.Put(s.dir, name, v); err != nil {
 			return err
@@ -384,7 +408,12 @@ func writeArchive(ctx context.Context, s *saved) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := checkpoint.Archive(ctx, untilDone{ctx, f}, s.dir); err != nil {
+	sum := sha256.New()
+	if err := checkpoint.Archive(ctx, untilDone{ctx, io.MultiWriter(f, sum)}, s.dir); err != nil {
+		return err
+	}
+	s.sum = hex.EncodeToString(sum.Sum(nil))
+	if s.size, err = f.Seek(0, io.SeekCurrent); err != nil {
 		return err
 	}
 	return f.Sync()
@@ -437,9 +466,10 @@ func (t *Table) strayCheckpoints() []string {
 	var out []string
 	for _, e := range entries {
 		t.mu.Lock()
-		c := t.containers[e.Name()]
+		c, p := t.containers[e.Name()], t.pods[e.Name()]
 		t.mu.Unlock()
-		if c == nil || len(c.record().Checkpoint) == 0 {
+		saving := c != nil && len(c.record().Checkpoint) > 0
+		if restoring := p != nil && p.restore != nil && !p.finished(); !saving && !restoring {
 			out = append(out, t.checkpointDir(e.Name()))
 		}
 	}

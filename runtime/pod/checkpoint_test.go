@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berth-runtime/berth/hack/fakecriu"
 	"github.com/berth-runtime/berth/runtime/pod"
 	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/sys/cgroup"
@@ -22,10 +23,9 @@ import (
 
 // standIn is a program with CRIU's command line where CRIU does not run. It
 // notes its arguments, and of each dump which cgroups beside the container's
-// stand still; then it does what the file mode says.
-const standIn = `#!/bin/sh
-here=$(dirname "$0")
-mode=$(cat "$here/mode")
+// stand still; then it does what the file mode says. What it restores is a shell
+// in the place of the processes: see fakecriu.
+const standIn = `mode=$(cat "$here/mode")
 echo "$*" >>"$here/calls"
 if [ "$1" = check ]; then
 	[ "$mode" != broken ] || { echo "Error (criu/vdso.c:381): vdso: Unexpected rt vDSO area bounds"; exit 1; }
@@ -67,12 +67,24 @@ func (d diffs) WriteDiff(_ context.Context, id string, w io.Writer) error {
 	}
 }
 
+func (d diffs) ApplyDiff(_ context.Context, id string, r io.Reader) error {
+	b, err := io.ReadAll(r)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(filepath.Dir(d.endless), "applied-"+id), b, 0o600)
+	}
+	return err
+}
+
 // newCheckpointNode is a node with the stand-in, and the directory where that keeps its notes.
 func newCheckpointNode(t *testing.T) (n *node, notes string) {
 	t.Helper()
 	n, notes = newNode(t, pod.GroupNode), t.TempDir()
 	program := filepath.Join(notes, "criu")
-	if err := os.WriteFile(program, []byte(standIn), 0o755); err != nil {
+	begin, err := fakecriu.Script()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(program, []byte(begin+standIn), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	writeFile(t, filepath.Join(notes, "mode"), "works")
@@ -161,7 +173,7 @@ func TestCheckpointOfAContainer(t *testing.T) {
 		t.Errorf("beside the archive there is %q", got)
 	}
 	files := untar(t, location)
-	want := []string{"bind.mounts", "checkpoint/core-1.img", "checkpoint/descriptors.json", "checkpoint/inventory.img", "checkpoint/pstree.img",
+	want := []string{"bind.mounts", "checkpoint/core-1.img", "checkpoint/descriptors.json", "checkpoint/inventory.img", "checkpoint/pstree.img", "checkpoint/stdio.json",
 		"config.dump", "dump.log", "rootfs-diff.tar", "spec.dump", "stats-dump", "status"}
 	var got []string
 	for name := range files {
@@ -224,13 +236,13 @@ func TestCheckpointOfAPodIsOneMoment(t *testing.T) {
 			t.Errorf("at dump %d the containers of the pod were %q, want both frozen", i, line)
 		}
 	}
-	want := []string{id + ".tar", other + ".tar", "pod.json"}
+	want := []string{id + ".tar", other + ".tar", "pod.json", "pod.mac"}
 	slices.Sort(want)
 	if got := names(t, dir); !slices.Equal(got, want) {
 		t.Fatalf("the checkpoint has %q, want %q", got, want)
 	}
 	index := readFile(t, filepath.Join(dir, "pod.json"))
-	for _, text := range []string{`"version": 1`, `"id": "` + podID + `"`, `"name": "main"`, `"name": "second"`, `"archive": "` + other + `.tar"`} {
+	for _, text := range []string{`"version": 2`, `"id": "` + podID + `"`, `"name": "main"`, `"name": "second"`, `"archive": "` + other + `.tar"`} {
 		if !strings.Contains(index, text) {
 			t.Errorf("pod.json has no %s: %s", text, index)
 		}
@@ -472,7 +484,8 @@ func TestCheckpointsThatCannotBe(t *testing.T) {
 	} {
 		n.with(t, func(cfg *pod.Config) { cfg.Checkpoint.CRIU = c.program })
 		writeFile(t, filepath.Join(notes, "mode"), "%s", c.mode)
-		for _, err := range []error{n.save(t, id, location), n.CheckpointPod(t.Context(), pod.ViewAll, podID, t.TempDir(), []string{id}, nil)} {
+		_, _, restore := n.RestorePod(t.Context(), pod.ViewAll, t.TempDir(), podConfig("restored"), []spec.Container{containerConfig("main")}, nil)
+		for _, err := range []error{n.save(t, id, location), n.CheckpointPod(t.Context(), pod.ViewAll, podID, t.TempDir(), []string{id}, nil), restore} {
 			if !errkind.Is(err, errkind.Unimplemented) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%s: %v", what, err)
 			}

@@ -46,10 +46,8 @@ func (t *Table) createFrom(ctx context.Context, v View, podID string, cfg spec.C
 			return "", fmt.Errorf("cannot create container %s: %w", cfg.Metadata.Name, notReady(p))
 		}
 		id := newID()
-		cfg.Security.Namespaces = cfg.Security.Namespaces.Within(p.config.Namespaces)
 		c = &container{id: id, pod: p, made: make(chan struct{}), told: make(chan struct{}), exited: make(chan struct{}),
-			rec: containerRecord{ID: id, PodID: p.id, BootID: t.cfg.BootID, Config: cfg, Phase: phaseCreating,
-				CreatedAt: time.Now(), Resources: cfg.Resources}}
+			rec: t.newRecord(p, id, cfg)}
 		if from != nil {
 			c.rec.From, c.rec.Keep = from.id, keep
 		}
@@ -80,6 +78,12 @@ func (t *Table) createFrom(ctx context.Context, v View, podID string, cfg spec.C
 		return "", errkind.New(errkind.AlreadyExists, "container %s (attempt %d) exists in pod %s and is %s: %s", cfg.Metadata.Name, cfg.Metadata.Attempt, p.id, rec.Phase, c.id)
 	}
 	return c.id, nil
+}
+
+// newRecord is the row of a container that is about to be made.
+func (t *Table) newRecord(p *Pod, id string, cfg spec.Container) containerRecord {
+	cfg.Security.Namespaces = cfg.Security.Namespaces.Within(p.config.Namespaces)
+	return containerRecord{ID: id, PodID: p.id, BootID: t.cfg.BootID, Config: cfg, Phase: phaseCreating, CreatedAt: time.Now(), Resources: cfg.Resources}
 }
 
 // create makes the container under the daemon's own context.
@@ -135,11 +139,12 @@ func (t *Table) forgetContainer(c *container) {
 	c.release()
 }
 
-// createPlan is the table of CreateContainer.
+// createPlan is the table of CreateContainer, and with more steps of a container
+// of RestorePod.
 func (t *Table) createPlan(c *container) steps.Plan {
-	return steps.Plan{Verb: "container.create", Observe: t.cfg.Observe, Board: &t.board, Object: c.id, Steps: []steps.Step{
+	return t.withSaved(c, steps.Plan{Verb: "container.create", Observe: t.cfg.Observe, Board: &t.board, Object: c.id, Steps: []steps.Step{
 		{Name: "pod", Do: func(context.Context) error {
-			if c.pod.phase() != phaseReady {
+			if c.saved == nil && c.pod.phase() != phaseReady {
 				return notReady(c.pod)
 			}
 			return nil
@@ -157,7 +162,7 @@ func (t *Table) createPlan(c *container) steps.Plan {
 		{Name: "commit", Do: func(context.Context) error {
 			return t.setContainer(c, func(r *containerRecord) { r.Phase = phaseCreated })
 		}},
-	}}
+	}})
 }
 
 func (t *Table) makeBundle(c *container) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -115,15 +116,21 @@ func (t *Table) dump(ctx context.Context, program string, s *saved) error {
 	if ctx.Err() != nil {
 		return errkind.New(errkind.Of(ctx.Err()), "CRIU was ended: %w", ctx.Err())
 	}
-	log, rerr := os.ReadFile(filepath.Join(s.dir, checkpoint.LogFile))
-	if rerr != nil {
-		log = out // it did not come that far
-	}
-	why := checkpoint.Reason(log)
+	why := reasonIn(filepath.Join(s.dir, checkpoint.LogFile), out)
 	if why == "" {
 		why = strings.TrimSpace(string(out))
 	}
 	return fmt.Errorf("CRIU cannot save it: %w: %s", err, why)
+}
+
+// reasonIn finds why CRIU failed in its log, or in what it printed where it
+// did not come so far.
+func reasonIn(log string, printed []byte) string {
+	b, err := os.ReadFile(log)
+	if err != nil {
+		b = printed
+	}
+	return checkpoint.Reason(b)
 }
 
 // outside names to CRIU what belongs to the container and is not its own: the
@@ -141,7 +148,7 @@ func (t *Table) outside(s *saved) ([]string, error) {
 		out = append(out, fmt.Sprintf("net[%d]:extRootNetNS", st.Ino))
 	}
 	for _, m := range s.oci.Mounts {
-		if m.Type != "bind" && !slices.Contains(m.Options, "bind") && !slices.Contains(m.Options, "rbind") {
+		if !isBind(m) {
 			continue
 		}
 		at, err := t.mountedAt(s.c.id, m.Destination)
@@ -150,7 +157,12 @@ func (t *Table) outside(s *saved) ([]string, error) {
 		}
 		out = append(out, "mnt["+at+"]:"+m.Destination)
 	}
-	return append(out, s.stdio...), nil
+	return append(out, slices.Sorted(maps.Values(s.stdio))...), nil
+}
+
+// isBind tells whether a mount is of something that the host has elsewhere.
+func isBind(m specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
 // mountedAt is where a mount of the specification is in the container, whose
@@ -179,7 +191,8 @@ func (t *Table) mountedAt(id, destination string) (string, error) {
 // findStdio finds the FIFOs of stdio among the descriptors of a container's
 // processes, as CRIU names files of other mount namespaces, and what the first
 // process has as stdin, stdout and stderr.
-func findStdio(init int, pids []int, bundle string) (external, first []string, err error) {
+func findStdio(init int, pids []int, bundle string) (fifos checkpoint.Stdio, first []string, err error) {
+	fifos = checkpoint.Stdio{}
 	for _, pid := range pids {
 		dir := fmt.Sprintf("/proc/%d/fd", pid)
 		entries, err := os.ReadDir(dir)
@@ -194,22 +207,23 @@ func findStdio(init int, pids []int, bundle string) (external, first []string, e
 			if err != nil {
 				return nil, nil, err
 			}
-			name := target
-			if filepath.Dir(target) == bundle && slices.Contains([]string{shimrpc.StdinFile, shimrpc.StdoutFile, shimrpc.StderrFile}, filepath.Base(target)) {
+			name, fifo := target, filepath.Base(target)
+			if filepath.Dir(target) == bundle && slices.Contains(stdioFiles, fifo) {
 				if name, err = fileName(pid, e.Name()); err != nil {
 					return nil, nil, err
 				}
-				if !slices.Contains(external, name) {
-					external = append(external, name)
-				}
+				fifos[fifo] = name
 			}
 			if n, err := strconv.Atoi(e.Name()); err == nil && pid == init && n <= 2 {
 				first = append(first, name)
 			}
 		}
 	}
-	return external, first, nil
+	return fifos, first, nil
 }
+
+// stdioFiles are the FIFOs of a container's stdio.
+var stdioFiles = []string{shimrpc.StdinFile, shimrpc.StdoutFile, shimrpc.StderrFile}
 
 // fileName is CRIU's name of an open file: file[MOUNT:INODE], in hex.
 func fileName(pid int, fd string) (string, error) {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"github.com/berth-runtime/berth/hack/fakecriu"
 	"github.com/berth-runtime/berth/runtime/network"
 	"github.com/berth-runtime/berth/runtime/nri"
 	"github.com/berth-runtime/berth/runtime/pod"
@@ -54,6 +55,9 @@ var binaries = sync.OnceValues(func() (string, error) {
 func TestMain(m *testing.M) {
 	if os.Getenv(api.PluginNameEnvVar) != "" { // started by NRI from a plugin directory
 		os.Exit(beAPlugin())
+	}
+	if notes, args, ok := fakecriu.Called(); ok {
+		os.Exit(fakecriu.Restore(notes, args))
 	}
 	nri.LogTo(klog.Background())
 	code := m.Run()
@@ -100,7 +104,7 @@ func (s *images) Prepare(_ context.Context, id, _ string) error {
 	if err != nil {
 		return err
 	}
-	for _, applet := range []string{"sh", "sleep", "cat", "echo"} {
+	for _, applet := range []string{"sh", "sleep", "cat", "echo", "mount"} {
 		if err := os.WriteFile(filepath.Join(dir, "bin", applet), b, 0o755); err != nil {
 			return err
 		}

@@ -79,6 +79,9 @@ type containerRecord struct {
 	// StopAsked says that somebody wanted the container to end, so that no
 	// restart policy brings it back. Only local containers have it.
 	StopAsked bool `json:"stop_asked,omitempty"`
+	// Restore says that its start brings back the processes of a checkpoint,
+	// which lies in savedDir until then.
+	Restore bool `json:"restore,omitempty"`
 	// Checkpoint are the files and directories that a checkpoint under way
 	// makes, which freezes the container; none: there is none.
 	Checkpoint []string `json:"checkpoint,omitempty"`
@@ -104,6 +107,7 @@ func (t *Table) initDir(id string) string    { return filepath.Join(t.podDir(id)
 func (t *Table) bundle(id string) string     { return filepath.Join(t.cfg.State, "containers", id) }
 func (t *Table) rootfs(id string) string     { return filepath.Join(t.bundle(id), "rootfs") }
 func (t *Table) volumeDir(id string) string  { return filepath.Join(t.cfg.Root, "volumes", id) }
+func (t *Table) savedDir(id string) string   { return filepath.Join(t.volumeDir(id), "saved") }
 func (t *Table) netns(id string) string      { return filepath.Join(t.cfg.NetnsDir, netnsPrefix+id) }
 func (t *Table) libcontainerRoot() string    { return filepath.Join(t.cfg.State, "libcontainer") }
 

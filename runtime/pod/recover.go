@@ -125,8 +125,8 @@ func (t *Table) recoverContainers(ctx context.Context) {
 	for _, c := range t.all() {
 		rec := c.record()
 		switch {
-		case rec.Phase == phaseCreating:
-			if err := t.createPlan(c).Undo(ctx); err != nil {
+		case rec.Phase == phaseCreating, c.pod.phase() == phaseCreating: // the pod was being restored
+			if err := t.undoCreate(ctx, c); err != nil {
 				log.Error(err, "Cannot undo a half-made container", "container", c.id)
 				t.settleLost(ctx, c)
 				continue
@@ -195,7 +195,7 @@ func (t *Table) resumeStart(ctx context.Context, c *container) error {
 		t.settle(ctx, c)
 		return err
 	}
-	return t.setContainer(c, func(r *containerRecord) { r.Phase, r.StartedAt = phaseRunning, latest(time.Now(), r.CreatedAt) })
+	return t.setRunning(ctx, c)
 }
 
 // settleLost keeps a container that could not be undone visible as exited.

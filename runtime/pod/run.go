@@ -25,23 +25,10 @@ import (
 // away cancels nothing. A pod of that name and attempt that has been stopped
 // is errkind.AlreadyExists.
 func (t *Table) Run(ctx context.Context, v View, cfg spec.Pod) (string, error) {
-	key := podKey{meta: cfg.Metadata}
-	t.mu.Lock()
-	p, joined := t.byKey[key]
-	late := joined && p.finished()
-	if !joined {
-		id := newID()
-		p = &Pod{id: id, key: key, from: v.Origin(), group: t.cfg.Shim.Group, config: &cfg, made: make(chan struct{}), told: make(chan struct{}),
-			containers: map[string]*container{}, byName: map[spec.ContainerMetadata]*container{},
-			rec: podRecord{ID: id, BootID: t.cfg.BootID, Origin: v.Origin(), ShimGroup: t.cfg.Shim.Group, Config: cfg, Phase: phaseCreating, CreatedAt: time.Now()}}
-		if !t.goBackground(ctx, func(ctx context.Context) { t.run(ctx, p) }) {
-			t.mu.Unlock()
-			return "", ending()
-		}
-		t.pods[id], t.byKey[key] = p, p
+	p, joined, late, err := t.beginPod(ctx, v, cfg, nil, t.run)
+	if err != nil {
+		return "", err
 	}
-	t.mu.Unlock()
-
 	select {
 	case <-p.told:
 	case <-ctx.Done():
@@ -60,6 +47,26 @@ func (t *Table) Run(ctx context.Context, v View, cfg spec.Pod) (string, error) {
 	return p.id, nil
 }
 
+// beginPod finds the pod of cfg's name and attempt, or has it made by run. It
+// tells whether there was one, and whether that was made already.
+func (t *Table) beginPod(ctx context.Context, v View, cfg spec.Pod, from *restoration, run func(context.Context, *Pod)) (p *Pod, joined, late bool, err error) {
+	key := podKey{meta: cfg.Metadata}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.byKey[key]; p != nil {
+		return p, true, p.finished(), nil
+	}
+	id := newID()
+	p = &Pod{id: id, key: key, from: v.Origin(), group: t.cfg.Shim.Group, config: &cfg, restore: from, made: make(chan struct{}), told: make(chan struct{}),
+		containers: map[string]*container{}, byName: map[spec.ContainerMetadata]*container{},
+		rec: podRecord{ID: id, BootID: t.cfg.BootID, Origin: v.Origin(), ShimGroup: t.cfg.Shim.Group, Config: cfg, Phase: phaseCreating, CreatedAt: time.Now()}}
+	if !t.goBackground(ctx, func(ctx context.Context) { run(ctx, p) }) {
+		return nil, false, false, ending()
+	}
+	t.pods[id], t.byKey[key] = p, p
+	return p, false, false, nil
+}
+
 // run makes the pod under the daemon's own context.
 func (t *Table) run(ctx context.Context, p *Pod) {
 	undone, err := t.runPlan(p).Run(ctx)
@@ -76,17 +83,24 @@ func (t *Table) run(ctx context.Context, p *Pod) {
 		}
 		p.err = err
 	}
-	close(p.made)
+	if err == nil {
+		t.tellRestored(ctx, p)
+	}
+	p.restore.finish(p)
 	t.publish()
 	if err == nil {
 		t.tellNeighbours(ctx, p) // before the client hears: it may start what looks for the name
 	}
 	p.quiet.drop()
+	p.restore.told()
 	close(p.told)
 	t.armRepairs()
 	if err == nil {
 		t.emit(EventCreated, p.id, p)
 		t.emit(EventStarted, p.id, p)
+		for _, c := range p.restore.containers() {
+			t.emit(EventCreated, c.id, p)
+		}
 		t.checkInit(p) // its end may have been told before there was a pod to end
 	}
 }
@@ -112,9 +126,9 @@ func (t *Table) request(p *Pod) network.Request {
 		Cluster: p.from == OriginKubelet, Handler: c.RuntimeHandler, Annotations: c.Annotations, DNS: c.DNS, CgroupParent: c.CgroupParent}
 }
 
-// runPlan is the table of RunPodSandbox.
+// runPlan is the table of RunPodSandbox, and with more steps of RestorePod.
 func (t *Table) runPlan(p *Pod) steps.Plan {
-	return steps.Plan{Verb: "pod.run", Observe: t.cfg.Observe, Board: &t.board, Object: p.id, Steps: []steps.Step{
+	return t.withRestore(p, steps.Plan{Verb: "pod.run", Observe: t.cfg.Observe, Board: &t.board, Object: p.id, Steps: []steps.Step{
 		{Name: "lease", Do: func(ctx context.Context) error { return t.leasePod(ctx, p) }, Undo: func(context.Context) error { t.releasePod(p); return nil }},
 		{Name: "record", Do: func(context.Context) error { return t.podRows.Put(p.id, p.record()) }, Undo: func(context.Context) error { return t.podRows.Delete(p.id) }},
 		{Name: "directory", Do: func(context.Context) error { return t.makePodDir(p) }, Undo: func(context.Context) error { return t.removePodDir(p) }},
@@ -129,7 +143,7 @@ func (t *Table) runPlan(p *Pod) steps.Plan {
 			return t.askPod(ctx, TurnRun, t.podStatus(p))
 		}, Undo: func(ctx context.Context) error { t.tellPod(ctx, TurnRemove, p); return nil }},
 		{Name: "commit", Do: func(context.Context) error { return t.setPod(p, func(r *podRecord) { r.Phase = phaseReady }) }},
-	}}
+	}})
 }
 
 // leasePod checks what can be checked without an effect and reserves the

@@ -76,14 +76,25 @@ func (t *Table) startPlan(c *container) steps.Plan {
 		}},
 		{Name: "hook", Do: func(ctx context.Context) error { return t.askContainer(ctx, TurnStart, c) }},
 		{Name: "exec", Do: func(ctx context.Context) error { return t.exec(ctx, c) }},
-		{Name: "commit", Do: func(context.Context) error {
-			return t.setContainer(c, func(r *containerRecord) { r.Phase, r.StartedAt = phaseRunning, latest(time.Now(), r.CreatedAt) })
-		}},
+		{Name: "commit", Do: func(ctx context.Context) error { return t.setRunning(ctx, c) }},
 	}}
 }
 
-// exec lets the container's init execute the process that was asked for.
+// setRunning records that the container runs.
+func (t *Table) setRunning(ctx context.Context, c *container) error {
+	err := t.setContainer(c, func(r *containerRecord) { r.Phase, r.StartedAt = phaseRunning, latest(time.Now(), r.CreatedAt) })
+	if err == nil && c.record().Restore {
+		logged(ctx, "Cannot remove a checkpoint that was restored", os.RemoveAll(t.savedDir(c.id)))
+	}
+	return err
+}
+
+// exec lets the container's init execute the process that was asked for, or
+// brings back the processes of a checkpoint.
 func (t *Table) exec(ctx context.Context, c *container) error {
+	if c.record().Restore {
+		return t.revive(ctx, c)
+	}
 	shim, err := t.shims.client(ctx, c.pod)
 	if err != nil {
 		return err

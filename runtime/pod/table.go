@@ -17,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/berth-runtime/berth/runtime/cdi"
+	"github.com/berth-runtime/berth/runtime/checkpoint"
 	"github.com/berth-runtime/berth/runtime/network"
 	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/state"
@@ -102,6 +103,8 @@ type Pod struct {
 	from   Origin    // never changes
 	group  ShimGroup // never changes
 	config *spec.Pod // never changes
+	// restore is set for a pod that is made from a checkpoint by this daemon.
+	restore *restoration
 	// verbs orders what may not overlap: creating and starting containers
 	// share it, stopping and removing the pod exclude them.
 	verbs sync.RWMutex
@@ -125,12 +128,13 @@ type Pod struct {
 type container struct {
 	id    string
 	pod   *Pod
-	made  chan struct{} // closed when Create has ended
-	told  chan struct{} // closed when the snapshot shows it
-	err   error         // of Create; valid once made is closed
-	op    sync.Mutex    // orders start, exit, update and removal
-	quiet hold          // guarded by op
-	turn  Turn          // guarded by op; the last one told
+	saved *checkpoint.PodContainer // of what it is made, in a pod that is restored by this daemon
+	made  chan struct{}            // closed when Create has ended
+	told  chan struct{}            // closed when the snapshot shows it
+	err   error                    // of Create; valid once made is closed
+	op    sync.Mutex               // orders start, exit, update and removal
+	quiet hold                     // guarded by op
+	turn  Turn                     // guarded by op; the last one told
 
 	exitOnce sync.Once
 	exited   chan struct{} // closed when the exit is published

@@ -29,7 +29,8 @@ func (s *server) adopt(req shimrpc.Request, files []*os.File) error {
 	if _, err := s.find(cr.ID); err == nil {
 		return nil
 	}
-	c := &container{Create: *cr, ended: make(chan struct{}), init: pidfd.Process{Pid: cr.Pid, StartTime: cr.StartTime}}
+	c := &container{Create: *cr, ended: make(chan struct{})}
+	c.init = pidfd.Process{Pid: cr.Pid, StartTime: cr.StartTime}
 	if err := c.reopen(req, files); err != nil {
 		_ = c.closeStdio()
 		if c.pidfd != nil {
@@ -107,10 +108,11 @@ func (c *container) adoptedStatus() shimrpc.Exited {
 	if err := readJSON(filepath.Join(c.Bundle, shimrpc.ExitFile), &exit); err == nil && exit.Known {
 		return exit
 	}
-	if c.pidfd == nil {
+	fd := c.current().pidfd
+	if fd == nil {
 		return exited(0, false)
 	}
-	return strangersStatus(c.pidfd)
+	return strangersStatus(fd)
 }
 
 // strangersStatus is how a process that has ended and is not our child did so,

@@ -22,20 +22,34 @@ import (
 type container struct {
 	shimrpc.Create // as asked for; Console is not used
 
-	lc        *libcontainer.Container
 	cgroup    string // from the root of the hierarchies
 	sharedPID bool   // its first process is not the init of a PID namespace
-	init      pidfd.Process
-	pidfd     *os.File // of init; non-blocking, in the poller
 
-	mu      sync.Mutex
-	log     *crilog.Writer // guarded by mu; nil: output is discarded, or the log is closed
-	stdin   *os.File       // guarded by mu; keeps the stdin FIFO open for writing
-	tty     *os.File       // guarded by mu; the pty's master, nil when it ended
-	streams []*stream      // set before the container is in the table
+	mu        sync.Mutex
+	first                    // guarded by mu once the container is in the table
+	restoring *restoring     // guarded by mu; a restore under way, or the last one
+	log       *crilog.Writer // guarded by mu; nil: output is discarded, or the log is closed
+	stdin     *os.File       // guarded by mu; keeps the stdin FIFO open for writing
+	tty       *os.File       // guarded by mu; the pty's master, nil when it ended
+	streams   []*stream      // set before the container is in the table
 
 	ended chan struct{}  // closed when exit is set
 	exit  shimrpc.Exited // valid when ended is closed
+}
+
+// first is a container's first process, with libcontainer's view of it. A
+// restore puts another in its place.
+type first struct {
+	lc    *libcontainer.Container
+	init  pidfd.Process
+	pidfd *os.File // of init; non-blocking, in the poller; nil if it had ended before anyone could open it
+}
+
+// current is the first process that there is now.
+func (c *container) current() first {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.first
 }
 
 // reopenLog follows a rotation of the log.
@@ -107,11 +121,12 @@ func (c *container) isEnded() bool {
 // isDead tells whether init has ended, whoever knows it already. A pidfd alone
 // does not tell: see awaitEnd.
 func (c *container) isDead() bool {
-	if c.pidfd == nil {
+	f := c.current()
+	if f.pidfd == nil {
 		return true
 	}
-	dead, err := readable(c.pidfd)
-	return err == nil && dead && !c.init.Alive()
+	dead, err := readable(f.pidfd)
+	return err == nil && dead && !f.init.Alive()
 }
 
 // deadline bounds how long delete waits for killed processes, and for the
@@ -127,8 +142,9 @@ func (s *server) delete(id string) error {
 	if err != nil {
 		return s.deleteUnknown(id)
 	}
-	if c.pidfd != nil {
-		if err := c.init.Signal(unix.SIGKILL); err != nil {
+	f := c.current()
+	if f.pidfd != nil {
+		if err := f.init.Signal(unix.SIGKILL); err != nil {
 			return err
 		}
 	}
@@ -138,9 +154,9 @@ func (s *server) delete(id string) error {
 	select {
 	case <-c.ended:
 	case <-time.After(deadline):
-		return errkind.New(errkind.DeadlineExceeded, "process %d has not ended %s after it was killed", c.init.Pid, deadline)
+		return errkind.New(errkind.DeadlineExceeded, "process %d has not ended %s after it was killed", f.init.Pid, deadline)
 	}
-	if err := s.destroy(c.Root, c.lc); err != nil {
+	if err := s.destroy(c.Root, f.lc); err != nil {
 		return err
 	}
 	c.release()
@@ -227,8 +243,8 @@ func awaitKilled(lc *libcontainer.Container) error {
 // release closes and removes what the shim itself made for the container.
 func (c *container) release() {
 	_ = c.closeStdio() // done when its exit was published
-	if c.pidfd != nil {
-		_ = c.pidfd.Close()
+	if fd := c.current().pidfd; fd != nil {
+		_ = fd.Close()
 	}
 	for _, name := range []string{shimrpc.StdinFile, shimrpc.StdoutFile, shimrpc.StderrFile} {
 		_ = os.Remove(filepath.Join(c.Bundle, name))

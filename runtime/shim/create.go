@@ -165,8 +165,9 @@ func (s *server) launch(c *container, process *libcontainer.Process) (err error)
 			return err
 		}
 	}
+	pid := c.init.Pid
 	return s.add(c, func() shimrpc.Exited {
-		defer s.starts.reaped(c.init.Pid)
+		defer s.starts.reaped(pid)
 		return waitStatus(process)
 	})
 }
@@ -179,7 +180,7 @@ func (s *server) spawn(c *container, process *libcontainer.Process) error {
 	s.starts.begin()
 	pid := 0
 	defer func() { s.starts.done(pid) }()
-	err := c.lc.Start(process)
+	err := c.current().lc.Start(process)
 	if err != nil {
 		return err
 	}
@@ -284,11 +285,12 @@ func (s *server) start(id string) error {
 // done both by now. A frozen init is waited for; killing it ends the wait.
 func (c *container) awaitGo(fifo *os.File) error {
 	dead := errkind.New(errkind.FailedPrecondition, "its init process has ended")
-	if c.pidfd == nil {
+	first := c.current()
+	if first.pidfd == nil {
 		return dead
 	}
 	fds := make([]unix.PollFd, 2)
-	for i, f := range []*os.File{fifo, c.pidfd} {
+	for i, f := range []*os.File{fifo, first.pidfd} {
 		if err := control(f, func(fd int) { fds[i] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN} }); err != nil {
 			return err
 		}
@@ -305,7 +307,7 @@ func (c *container) awaitGo(fifo *os.File) error {
 		if n, _ := fifo.Read(b[:]); n > 0 {
 			return nil
 		}
-		if fds[1].Revents != 0 && !c.init.Alive() {
+		if fds[1].Revents != 0 && !first.init.Alive() {
 			return dead
 		}
 		// Init has opened the FIFO and not written yet, or has closed it

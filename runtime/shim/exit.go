@@ -27,7 +27,8 @@ func exited(code int, known bool) shimrpc.Exited {
 }
 
 // watch carries the container's output and waits for its end, which it
-// publishes. Status tells how init ended, once it has, and when, if it knows.
+// publishes. Status tells how init ended, once it has, and when, if it knows. The
+// end of an init in whose place a restore has put another is not the container's.
 func (s *server) watch(c *container, status func() shimrpc.Exited) {
 	exit := exited(0, false)
 	defer func() {
@@ -39,14 +40,17 @@ func (s *server) watch(c *container, status func() shimrpc.Exited) {
 	for _, st := range c.streams {
 		go s.carry(c, st)
 	}
-	if c.pidfd != nil {
-		if err := awaitEnd(c.pidfd, c.init); err != nil {
-			s.log.Printf("cannot wait in the poller for container %s: %v", c.ID, err)
+	for status != nil {
+		if f := c.current(); f.pidfd != nil {
+			if err := awaitEnd(f.pidfd, f.init); err != nil {
+				s.log.Printf("cannot wait in the poller for container %s: %v", c.ID, err)
+			}
 		}
-	}
-	at := time.Now()
-	if exit = status(); exit.At.IsZero() {
-		exit.At = at
+		at := time.Now()
+		if exit = status(); exit.At.IsZero() {
+			exit.At = at
+		}
+		status = c.succeed()
 	}
 	if c.sharedPID {
 		// The kernel ends what is left of a PID namespace, nobody else does.

@@ -223,7 +223,7 @@ func (c *container) frozen() bool {
 	if cgroup.Frozen(c.cgroup) {
 		return true
 	}
-	group, err := cgroup.Of(c.init.Pid)
+	group, err := cgroup.Of(c.current().init.Pid)
 	return err == nil && cgroup.Frozen(group)
 }
 

@@ -56,6 +56,7 @@ func Main() int {
 	root := flag.String("root", "", "libcontainer's state root, for deleting containers of an earlier shim")
 	check := flag.Bool("check", false, "only tell by the exit code that this binary runs here")
 	forker := flag.Bool("forker", false, "start execs for the shim at descriptor 3 (internal)")
+	enter := flag.String("enter", "", "enter the cgroups at these comma-separated `paths` and execute the arguments (internal)")
 	flag.Parse()
 	if *check {
 		return 0
@@ -68,9 +69,12 @@ func Main() int {
 	debug.SetGCPercent(30)
 	unix.Umask(0o022)
 	var err error
-	if *forker {
+	switch {
+	case *forker:
 		err = runForker(l)
-	} else {
+	case *enter != "":
+		err = enterAndExecute(*enter, flag.Args())
+	default:
 		err = serve(*socket, *root, l)
 	}
 	if err != nil {
@@ -287,6 +291,8 @@ func (s *server) do(conn *shimrpc.Conn, req shimrpc.Request, files []*os.File) (
 		}
 	case shimrpc.VerbStart:
 		err = s.start(req.ID)
+	case shimrpc.VerbRestore:
+		resp.Started, err = s.restore(req.ID, req.Restore, files)
 	case shimrpc.VerbDelete:
 		err = s.delete(req.ID)
 	case shimrpc.VerbExec:

@@ -29,7 +29,7 @@ func (s *server) update(id, file string) error {
 	if err != nil {
 		return err
 	}
-	old := *c.lc.Config().Cgroups.Resources
+	old := *c.current().lc.Config().Cgroups.Resources
 	res := old
 	apply(&res, &r)
 	err = c.setLimits(res)
@@ -46,14 +46,15 @@ func (s *server) update(id, file string) error {
 
 // setLimits sets all of res but the devices: a plug-in may have changed them.
 func (c *container) setLimits(res cgroups.Resources) error {
-	config := c.lc.Config()
+	lc := c.current().lc
+	config := lc.Config()
 	group := *config.Cgroups
 	group.Resources = &res
 	config.Cgroups = &group
 	res.SkipDevices = true
 	// Start refuses a container with the flag set, and an exec is a Start.
 	defer func() { res.SkipDevices = false }()
-	return c.lc.Set(config)
+	return lc.Set(config)
 }
 
 // named gives what r limits, and res does not, the value of no limit.

@@ -85,6 +85,20 @@ func (c *Client) Start(ctx context.Context, id string) error {
 	return err
 }
 
+// Restore starts a created container from a checkpoint and tells its new first
+// process. The files stay the caller's.
+func (c *Client) Restore(ctx context.Context, id string, r Restore, files []*os.File) (Started, error) {
+	resp, got, err := c.call(ctx, 0, Request{Verb: VerbRestore, ID: id, Restore: &r}, files...)
+	CloseAll(got)
+	if err == nil && resp.Started == nil {
+		err = c.odd(VerbRestore)
+	}
+	if err != nil {
+		return Started{}, err
+	}
+	return *resp.Started, nil
+}
+
 // Delete kills what is left of the container and removes what the shim and
 // libcontainer hold of it, but not its bundle. It is idempotent.
 func (c *Client) Delete(ctx context.Context, id string) error {

@@ -30,6 +30,7 @@ const (
 	VerbInfo      Verb = "info"       // -> Info
 	VerbCreate    Verb = "create"     // Create -> Created, with TTY + the pty's master
 	VerbStart     Verb = "start"      // ID
+	VerbRestore   Verb = "restore"    // ID, Restore + fds -> Started
 	VerbDelete    Verb = "delete"     // ID; idempotent
 	VerbExec      Verb = "exec"       // Exec + fds -> Started, then Exited on the same connection
 	VerbReopenLog Verb = "reopen-log" // ID
@@ -49,6 +50,8 @@ type Request struct {
 	Create *Create `json:"create,omitempty"`
 	Exec   *Exec   `json:"exec,omitempty"`
 	Attach *Attach `json:"attach,omitempty"`
+
+	Restore *Restore `json:"restore,omitempty"`
 	// With VerbAdopt: which descriptors are attached, in this order.
 	Pidfd   bool `json:"pidfd,omitempty"`
 	Console bool `json:"console,omitempty"`
@@ -76,6 +79,17 @@ type Create struct {
 	// Console is the pty's master of a container with TTY, if the caller
 	// still has it: without it the terminal ended with the shim that held it.
 	Console *os.File `json:"-"`
+}
+
+// Restore starts a created container by bringing the processes of a checkpoint
+// back instead of its program. The shim runs CRIU in the container's cgroup, and
+// in a cgroup namespace of the container's own if it has one, as its child whose
+// siblings the restored processes are; then it ends the init that has waited for
+// a start. A container that is restored already is success.
+type Restore struct {
+	Args    []string `json:"args"`     // the program and its arguments; descriptors attached to the request are 3 and more
+	PidFile string   `json:"pid_file"` // absolute; where the program writes the first process's pid
+	Timeout int      `json:"timeout"`  // how long the program may take, in seconds
 }
 
 // Attach asks for a copy of what a container prints from now on. The
