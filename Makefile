@@ -70,6 +70,18 @@ crictl: $(CACHE)/crictl ## build kubernetes' client of CRI to hack/.cache/crictl
 reference: ## write deploy/cli.md and deploy/man anew from the commands' help
 	CGO_ENABLED=0 $(GO) test -count=1 -run TestReferenceIsUpToDate ./cmd/berth -update
 
+# The reference plugins of CNI, pinned by hack/cniplugins/go.mod, and the one of the tests.
+CNI := $(CACHE)/cni/bridge
+.PHONY: cni
+cni: $(CNI) $(CACHE)/cni/fault ## build plugins of CNI for the tests to hack/.cache/cni
+$(CNI): hack/cniplugins/go.mod hack/cniplugins/go.sum
+	@mkdir -p $(CACHE)/cni
+	cd hack/cniplugins && CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o ../.cache/cni/ $$($(GO) list tool)
+	@touch $@
+$(CACHE)/cni/fault: $(wildcard hack/cnitest/*.go hack/cnitest/plugin/*.go)
+	@mkdir -p $(CACHE)/cni
+	CGO_ENABLED=0 $(GO_BUILD) -ldflags '-s -w' -o $@ ./hack/cnitest/plugin
+
 .PHONY: setup
 setup: ## install the Debian packages that lack (hack/setup.sh says which)
 	@hack/setup.sh
@@ -109,20 +121,20 @@ test-root: ## every package on the real kernel, with the race detector (root)
 	CGO_ENABLED=1 $(GO) test $(TESTFLAGS) -race -tags "$(SHIM_TAGS)" ./...
 
 .PHONY: test-e2e
-test-e2e: bin $(CACHE)/crictl ## the built binaries, driven by crictl (root)
+test-e2e: bin $(CACHE)/crictl cni ## the built binaries, driven by crictl (root)
 	$(GO) test $(TESTFLAGS) -count=1 -tags e2e -timeout 20m ./hack/e2e/...
 
 .PHONY: critest
-critest: bin ## kubernetes' specs of CRI, all 122, and streams over WebSocket too (root)
+critest: bin cni ## kubernetes' specs of CRI, all 122, and streams over WebSocket too (root)
 	@hack/critest.sh
 
 .PHONY: crash
-crash: bin bin/failpoint/berthd $(CACHE)/crictl ## kill the daemon before and after every step, and the shim (root)
+crash: bin bin/failpoint/berthd $(CACHE)/crictl cni ## kill the daemon before and after every step, and the shim (root)
 	$(GO) test -count=1 -tags crash -timeout 60m -v ./hack/crash/...
 	$(GO) test -count=1 -tags e2e -timeout 10m -v -run 'Killed' ./hack/e2e/...
 
 .PHONY: soak
-soak: bin $(CACHE)/crictl ## the long runs: thousands of sessions, logs under kills (root)
+soak: bin $(CACHE)/crictl cni ## the long runs: thousands of sessions, logs under kills (root)
 	$(GO) test -count=1 -tags soak -timeout 60m -v ./hack/soak/...
 
 .PHONY: test-vm
@@ -141,7 +153,7 @@ fuzz: ## every fuzz target for FUZZTIME each (10s)
 	@hack/fuzz.sh
 
 .PHONY: bench
-bench: bin ## pulls, memory at rest and the latencies of a pod's life; BENCH="-what pull -peer unix://..." (root)
+bench: bin cni ## pulls, memory at rest and the latencies of a pod's life; BENCH="-what pull -peer unix://..." (root)
 	@$(GO) run ./hack/bench $(BENCH)
 
 # ---- install --------------------------------------------------------------

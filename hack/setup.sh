@@ -22,6 +22,7 @@ needs() {
 		finds libseccomp|pkg-config|command -v pkg-config
 		system call filters, static|libseccomp-dev|test -e "$(gcc -print-file-name=libseccomp.a)"
 		the local registry of demo and tests|docker-registry|command -v docker-registry
+		nft, by which the reference plugins of CNI publish ports|nftables|command -v nft
 		the programs in the test images|busybox-static|test -x /bin/busybox && ! head -c 4096 /bin/busybox | grep -qa ld-linux
 	LIST
 }
@@ -46,7 +47,7 @@ printf '%s\n' "${reasons[@]}"
 command -v apt-get >/dev/null || die \
 	"This system has no apt, so nothing was installed." \
 	"Install what the list names by other means, then run this again. It looks for gcc and make, the static libraries" \
-	"libc.a and libseccomp.a, pkg-config and docker-registry on PATH, and a static /bin/busybox."
+	"libc.a and libseccomp.a, pkg-config, docker-registry and nft on PATH, and a static /bin/busybox."
 [ "$(id -u)" = 0 ] || die "Installing needs root. Run:" "  sudo apt-get install -y --no-install-recommends ${missing[*]}"
 
 # Debian starts a service of the registry on port 5000 when it is installed.

@@ -11,7 +11,7 @@ cat <<'TEXT'
 berth's tests: lint, unit, root (the real kernel, with the race detector), e2e (built binaries and crictl).
 
   needs     Linux 5.15 or newer, root, Go 1.26, gcc, make; Debian or a descendant for what lacks
-  installs  Debian packages that lack (libseccomp-dev, pkg-config, docker-registry, busybox-static)
+  installs  Debian packages that lack (libseccomp-dev, pkg-config, docker-registry, nftables, busybox-static)
   writes    hack/.cache of this clone, /tmp while a test runs, Go's own caches; no test uses the internet
 
 TEXT

@@ -38,6 +38,7 @@ import (
 type Options struct {
 	ShimGroup string            // "node" (default) or "pod"
 	Network   string            // mode of the network; empty: "bridge"
+	OwnNet    bool              // everything runs in a network namespace of its own
 	Mirrors   []string          // registry hosts that the lab's registry stands in for
 	Config    string            // more TOML for the daemon
 	Daemon    string            // path of berthd; default: bin/berthd of the clone
@@ -63,6 +64,7 @@ type Lab struct {
 	Registry     string // host:port once StartRegistry ran
 
 	config   string
+	net      *netspace // nil: the machine's
 	daemon   *process
 	registry *process
 	conn     *grpc.ClientConn
@@ -103,6 +105,11 @@ func New(o Options) (*Lab, error) {
 	}
 	if l.Subnets, err = freeSubnets(raw); err != nil {
 		return nil, err
+	}
+	if l.OwnNet {
+		if l.net, err = newNetspace(l.Dir); err != nil {
+			return nil, err
+		}
 	}
 	return l, l.writeConfig()
 }
@@ -169,7 +176,7 @@ func (l *Lab) writeConfig() error {
 		"[network]\nmode = %q\nbridge = %q\nsubnets = [%s]\n\n[network.cni]\nconf_dir = %q\nbin_dirs = [%q]\n\n"+
 		"[shim]\ngroup = %q\npath = %q\ninit_path = %q\n",
 		filepath.Join(l.State, "netns"), certs, l.Config, cmp.Or(l.Network, "bridge"), l.Bridge, strings.Join(quoted, ", "),
-		l.NetworkConf(), filepath.Join(l.Dir, "cni/bin"),
+		l.NetworkConf(), l.Plugins(),
 		group, filepath.Join(bin, "berth-shim"), filepath.Join(bin, "berth-init"))
 	l.config = filepath.Join(l.Dir, "config.toml")
 	return errors.Join(
@@ -177,15 +184,18 @@ func (l *Lab) writeConfig() error {
 		os.WriteFile(l.config, []byte(text), 0o644))
 }
 
-// NetworkConf is the directory where the daemon looks for networks of CNI. The
-// plugins are looked for in bin beside it. Neither is there at first.
+// NetworkConf is the directory where the daemon looks for networks of CNI, which
+// is not there at first. Plugins are looked for in Plugins.
 func (l *Lab) NetworkConf() string { return filepath.Join(l.Dir, "cni/net.d") }
+
+// Plugins is where `make cni` puts the plugins of CNI.
+func (l *Lab) Plugins() string { return filepath.Join(l.Clone, "hack/.cache/cni") }
 
 // Start starts the daemon and waits until it answers.
 func (l *Lab) Start(ctx context.Context) error {
 	level := strconv.Itoa(cmp.Or(l.LogLevel, 4))
 	args := []string{"--config", l.config, "--root", l.Root, "--state", l.State, "--cgroup-parent", l.CgroupParent, "--log-level", level}
-	p, err := startProcess(l.Daemon, args, l.Env, filepath.Join(l.Dir, "berthd.log"))
+	p, err := l.startProcess(l.Daemon, args, l.Env, filepath.Join(l.Dir, "berthd.log"))
 	if err != nil {
 		return err
 	}
@@ -270,11 +280,18 @@ func (l *Lab) run(ctx context.Context, program string, args []string) (string, e
 	cmd.Dir = l.Dir
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
+	err := l.Inside(cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
 		return stdout.String(), fmt.Errorf("%s %s: %w: %s", filepath.Base(program), strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
 	}
 	return stdout.String(), nil
 }
+
+// EndNetwork removes every interface and rule of the lab, as a reboot does.
+func (l *Lab) EndNetwork() error { return l.Inside(l.takeDownNetwork) }
 
 // FreePort is a TCP port that nobody listens on at this moment.
 func FreePort() (int, error) {
@@ -305,6 +322,9 @@ func (l *Lab) Close(ctx context.Context) error {
 	errs = append(errs, l.takeDown())
 	if left := l.Residue(); len(left) > 0 {
 		errs = append(errs, fmt.Errorf("left behind: %s", strings.Join(left, "; ")))
+	}
+	if l.net != nil {
+		errs = append(errs, l.net.close())
 	}
 	return errors.Join(append(errs, os.RemoveAll(l.State), os.RemoveAll(l.Dir))...)
 }

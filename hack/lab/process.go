@@ -33,7 +33,7 @@ type process struct {
 	done chan struct{} // closed when it has been reaped
 }
 
-func startProcess(program string, args []string, env map[string]string, log string) (*process, error) {
+func (l *Lab) startProcess(program string, args []string, env map[string]string, log string) (*process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func startProcess(program string, args []string, env map[string]string, log stri
 	}
 	// A session of its own: a Ctrl-C at the terminal is for us to handle.
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if err := l.Inside(cmd.Start); err != nil {
 		return nil, fmt.Errorf("cannot start %s: %w", program, err)
 	}
 	p := &process{cmd: cmd, log: log, done: make(chan struct{})}
@@ -125,7 +125,10 @@ func (l *Lab) StartRegistryAt(ctx context.Context, port int) error {
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return err
 	}
-	p, err := startProcess("docker-registry", []string{"serve", config}, nil, filepath.Join(l.Dir, "registry.log"))
+	if err := l.relay(port); err != nil {
+		return err
+	}
+	p, err := l.startProcess("docker-registry", []string{"serve", config}, nil, filepath.Join(l.Dir, "registry.log"))
 	if err != nil {
 		return err
 	}

@@ -7,12 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -58,7 +60,7 @@ func (l *Lab) OfPods() []string {
 		}
 	}
 	for _, i := range l.interfaces() {
-		if i.Attrs().Name != l.Bridge {
+		if i.Attrs().Name != l.Bridge && i.Type() != "bridge" {
 			left = append(left, "interface "+i.Attrs().Name)
 		}
 	}
@@ -82,17 +84,7 @@ func (l *Lab) takeDown() error {
 		}
 		return nil
 	})
-	errs := []error{err}
-	for _, i := range l.interfaces() {
-		errs = append(errs, netlink.LinkDel(i))
-	}
-	if tables := l.tables(); len(tables) > 0 {
-		conn := &nftables.Conn{}
-		for _, t := range tables {
-			conn.DelTable(t)
-		}
-		errs = append(errs, conn.Flush())
-	}
+	errs := []error{err, l.Inside(l.takeDownNetwork)}
 	mounts := l.mounts()
 	slices.Reverse(mounts) // the last mounted first
 	for _, m := range mounts {
@@ -105,6 +97,23 @@ func (l *Lab) takeDown() error {
 	for _, c := range cgroups {
 		err := Eventually(context.Background(), 2*time.Second, func() error { return os.Remove(c) })
 		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Lab) takeDownNetwork() error {
+	var errs []error
+	for _, i := range l.interfaces() {
+		if err := netlink.LinkDel(i); err != nil && !errors.Is(err, unix.ENODEV) { // one end took the other along
+			errs = append(errs, err)
+		}
+	}
+	if tables := l.tables(); len(tables) > 0 {
+		conn := &nftables.Conn{}
+		for _, t := range tables {
+			conn.DelTable(t)
+		}
+		errs = append(errs, conn.Flush())
 	}
 	return errors.Join(errs...)
 }
@@ -122,7 +131,7 @@ func (l *Lab) under(path string) bool {
 func (l *Lab) mounts() []string {
 	var found []string
 	for _, m := range mountTable() {
-		if l.under(m.Target) {
+		if l.under(m.Target) && (l.net == nil || m.Target != l.net.path) {
 			found = append(found, m.Target)
 		}
 	}
@@ -154,9 +163,16 @@ func (l *Lab) cgroups() []string {
 }
 
 func (l *Lab) interfaces() []netlink.Link {
-	links, err := netlink.LinkList()
+	var links []netlink.Link
+	err := l.Inside(func() (err error) {
+		links, err = netlink.LinkList()
+		return err
+	})
 	if err != nil {
 		return nil
+	}
+	if l.net != nil { // whatever is in there is the lab's, but what the kernel made
+		return slices.DeleteFunc(links, func(k netlink.Link) bool { return k.Type() == "device" || slices.Contains(kernels, k.Attrs().Name) })
 	}
 	bridge := -1
 	for _, link := range links {
@@ -174,10 +190,21 @@ func (l *Lab) interfaces() []netlink.Link {
 	return found
 }
 
+// kernels are the interfaces that a kernel with such modules puts into every new
+// network namespace.
+var kernels = []string{"tunl0", "sit0", "ip6tnl0", "ip_vti0", "ip6_vti0", "gre0", "gretap0", "erspan0", "ip6gre0", "dummy0"}
+
 func (l *Lab) tables() []*nftables.Table {
-	tables, err := (&nftables.Conn{}).ListTables()
+	var tables []*nftables.Table
+	err := l.Inside(func() (err error) {
+		tables, err = (&nftables.Conn{}).ListTables()
+		return err
+	})
 	if err != nil {
 		return nil
+	}
+	if l.net != nil {
+		return tables
 	}
 	return slices.DeleteFunc(tables, func(t *nftables.Table) bool { return !strings.Contains(t.Name, l.Name) })
 }
@@ -228,3 +255,30 @@ func cmdline(pid int) string {
 	}
 	return strings.TrimSpace(strings.ReplaceAll(string(data), "\x00", " "))
 }
+
+// podRules lists the rules of nftables that are about one pod: those of the
+// reference plugins have its id in the comment, ours say so.
+func podRules() ([]string, error) {
+	conn := &nftables.Conn{}
+	chains, err := conn.ListChains()
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, c := range chains {
+		rules, err := conn.GetRules(c.Table, c)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range rules {
+			comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
+			if ofPod.MatchString(comment) {
+				out = append(out, fmt.Sprintf("rule %q of chain %s of table %s", comment, c.Name, c.Table.Name))
+			}
+		}
+	}
+	return out, nil
+}
+
+// ofPod finds the begin of a pod's id, and the words of our own rules.
+var ofPod = regexp.MustCompile(`\b[0-9a-f]{12}|of pod `)

@@ -172,6 +172,9 @@ func (n *Network) Detach(ctx context.Context, l network.Lease, netns string) err
 		fail.Hit("cni.detach.deleted")
 		n.gone(l.PodID, i)
 	}
+	if served(l) {
+		errs = append(errs, n.cfg.HostPorts.Forget(l))
+	}
 	return errors.Join(errs...)
 }
 

@@ -663,7 +663,9 @@ func TestSeveralNetworks(t *testing.T) {
 	l.write(l.conf("20.conflist"), l.list("1.0.0", "net2", m{"type": cnitest.Type, "subnets": []string{"10.8.0.0/24"}}))
 	l.write(l.conf("30.conflist"), l.list("1.0.0", "net3", m{"type": cnitest.Type}))
 	l.configured("10.conflist", l.plain())
-	l.eventually("both are read", func() bool { return strings.Contains(l.Info()["cniconfig"], "net2") && !strings.Contains(l.Info()["cniconfig"], "net3") })
+	l.eventually("both are read", func() bool {
+		return strings.Contains(l.Info()["cniconfig"], "net2") && !strings.Contains(l.Info()["cniconfig"], "net3")
+	})
 	lease := l.attach(request(1))
 	if got := fmt.Sprint(lease.Addresses); got != "[10.9.0.2 fd09::2]" {
 		t.Errorf("addresses %s", got)
@@ -678,7 +680,9 @@ func TestSeveralNetworks(t *testing.T) {
 // A runtime handler may have networks of its own.
 func TestHandlers(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, func(c *cni.Config) { c.HandlerDirs = map[string]string{"kata": filepath.Join(c.ConfDir, "..", "kata.d")} })
+	l := newLab(t, func(c *cni.Config) {
+		c.HandlerDirs = map[string]string{"kata": filepath.Join(c.ConfDir, "..", "kata.d")}
+	})
 	l.configured("10.conflist", l.plain())
 	r := request(1)
 	r.Handler = "kata"

@@ -100,7 +100,12 @@ func (t *Table) Known(l network.Lease, subnets []netip.Prefix) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.published[l.PodID] = entriesOf(l, subnets)
+	t.table.Remember(t.published[l.PodID])
 }
+
+// Forget ends the tracked UDP flows of a lease whose ports a plugin served: it
+// takes its rules away, and a flow that does not pause would go on without them.
+func (*Table) Forget(l network.Lease) error { return portmap.Forget(entriesOf(l, nil)) }
 
 // Free gives the ports of a pod back. Idempotent.
 func (t *Table) Free(podID string) { t.ports.GiveBack(podID) }

@@ -65,6 +65,12 @@ func (t *Table) forgetFlows(after []Entry) error {
 	return nil
 }
 
+// Forget deletes the tracked UDP flows that somebody else's rules led to a pod,
+// by ports that are no longer published.
+func Forget(entries []Entry) error {
+	return (&Table{last: entries, written: true}).forgetFlows(nil)
+}
+
 // udpWithout is the UDP part of a that is not in b.
 func udpWithout(a, b []Entry) []Entry {
 	var out []Entry

@@ -130,6 +130,16 @@ func (t *Table) Update(entries []Entry) error {
 	return t.applyLocked(entries)
 }
 
+// Remember tells what a process before this one may have published, so that the
+// flows of what is not any more are forgotten.
+func (t *Table) Remember(entries []Entry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.known {
+		t.last = slices.SortedFunc(slices.Values(append(t.last, entries...)), compareEntries)
+	}
+}
+
 // applyLocked writes sorted entries. It notes what it wrote when all is done,
 // so that after a failure the next one does all of it again.
 func (t *Table) applyLocked(entries []Entry) error {
