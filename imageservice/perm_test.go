@@ -22,7 +22,8 @@ var modes = []struct {
 	own  bool        // below it all is the image's, the container's or overlayfs'
 }{
 	{regexp.MustCompile(`^$`), fs.ModeDir | 0o700, false},
-	{regexp.MustCompile(`^(b|blobs|blobs/sha256|c|empty|ingest|l|s|spool)$`), fs.ModeDir | 0o700, false},
+	{regexp.MustCompile(`^(b|blobs|blobs/sha256|c|ingest|l|s|spool)$`), fs.ModeDir | 0o700, false},
+	{regexp.MustCompile(`^empty$`), fs.ModeDir | 0o755, false}, // the root of a container without layers
 	{regexp.MustCompile(`^blobs/sha256/[0-9a-f]{64}$`), 0o600, false},
 	{regexp.MustCompile(`^ingest/.*$`), 0o600, false},
 	{regexp.MustCompile(`^meta\.db$`), 0o600, false},

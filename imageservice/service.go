@@ -143,6 +143,9 @@ func (s *Service) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if err := normalise(s.emptyDir()); err != nil {
+		return err
+	}
 	if s.blobs, err = content.Open(s.cfg.Root); err != nil {
 		return err
 	}
@@ -153,6 +156,13 @@ func (s *Service) open(ctx context.Context) (err error) {
 		return err
 	}
 	return s.reconcile(ctx)
+}
+
+// normalise gives the directory that stands for no layers the attributes that
+// every store gives it: it is the root of what is built from scratch.
+func normalise(dir string) error {
+	at := time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
+	return errors.Join(os.Chmod(dir, 0o755), os.Chtimes(dir, at, at))
 }
 
 // Close ends running pulls and closes the database, in which it writes that

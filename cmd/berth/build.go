@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -185,7 +186,7 @@ func (c *cli) dockerfile(b *buildFlags) (name string, text []byte, err error) {
 		text, err = readBounded(c.in)
 		return name, text, problemOfFile("stdin", err)
 	}
-	inContext := filepath.Join(b.context, cmpOr(name, "Dockerfile"))
+	inContext := filepath.Join(b.context, cmp.Or(name, "Dockerfile"))
 	if name == "" || !filepath.IsAbs(name) && missing(name) && !missing(inContext) {
 		name = inContext
 	}
@@ -196,13 +197,6 @@ func (c *cli) dockerfile(b *buildFlags) (name string, text []byte, err error) {
 	defer func() { _ = f.Close() }()
 	text, err = readBounded(f)
 	return name, text, problemOfFile(name, err)
-}
-
-func cmpOr(a, b string) string {
-	if a == "" {
-		return b
-	}
-	return a
 }
 
 func missing(name string) bool {
@@ -312,9 +306,9 @@ func buildSecrets(list []string, lookup func(string) (string, bool)) (map[string
 			}
 			out[id] = value
 		default:
-			value, ok := lookup(cmpOr(env, id))
+			value, ok := lookup(cmp.Or(env, id))
 			if !ok {
-				p.why = fmt.Sprintf("the variable %s is not set", cmpOr(env, id))
+				p.why = fmt.Sprintf("the variable %s is not set", cmp.Or(env, id))
 				return nil, p
 			}
 			out[id] = []byte(value)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"archive/tar"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -82,7 +83,7 @@ type packer struct {
 
 // dir packs what is in the folder name.
 func (p *packer) dir(name string, above patternmatcher.MatchInfo) error {
-	f, err := p.root.Open(cmpOr(name, "."))
+	f, err := p.root.Open(cmp.Or(name, "."))
 	if err != nil {
 		return err
 	}

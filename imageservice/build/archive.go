@@ -6,6 +6,7 @@ import (
 	"compress/bzip2"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -84,6 +85,7 @@ type archiveLimits struct {
 	bytes   int64 // of files
 	entries int
 	depth   int
+	plain   bool // nothing is kept of owners, attributes and devices
 }
 
 // emptyArchive has nothing but a root.
@@ -93,43 +95,47 @@ func emptyArchive() *archive {
 
 // readArchive reads the tar r, compressed or not, to its end and keeps the
 // contents in a file of dir that has no name.
-func readArchive(ctx context.Context, r io.Reader, dir string, limits archiveLimits) (a *archive, err error) {
-	a = emptyArchive()
+func readArchive(ctx context.Context, r io.Reader, dir string, limits archiveLimits) (*archive, error) {
+	a := emptyArchive()
+	var err error
 	if a.file, err = nameless(dir); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			_ = a.Close()
-		}
-	}()
+	if err := a.read(ctx, r, limits); err != nil {
+		_ = a.Close()
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *archive) read(ctx context.Context, r io.Reader, limits archiveLimits) error {
 	plain, err := decompress(r)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { _ = plain.Close() }()
 	in := &spooler{limits: limits, archive: a, out: bufio.NewWriterSize(a.file, 1<<20)}
 	tr := tar.NewReader(plain)
 	for n := 1; ; n++ {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
 		h, err := tr.Next()
 		if err == io.EOF {
 			// Whoever sends the rest is not to find the pipe closed.
 			if _, err := io.Copy(io.Discard, plain); err != nil {
-				return nil, err
+				return err
 			}
-			return a, in.out.Flush()
+			return in.out.Flush()
 		}
 		if err != nil {
-			return nil, errkind.New(max(errkind.Of(err), errkind.InvalidArgument), "it is no tar: %w", err)
+			return errkind.New(max(errkind.Of(err), errkind.InvalidArgument), "it is no tar: %w", err)
 		}
 		if n > limits.entries {
-			return nil, errkind.New(errkind.ResourceExhausted, "it has more than %d files and directories", limits.entries)
+			return errkind.New(errkind.ResourceExhausted, "it has more than %d files and directories", limits.entries)
 		}
 		if err := in.add(h, tr); err != nil {
-			return nil, fmt.Errorf("entry %q: %w", h.Name, err)
+			return fmt.Errorf("entry %q: %w", h.Name, err)
 		}
 	}
 }
@@ -183,6 +189,10 @@ func isArchive(r io.Reader) (bool, error) {
 	return err == nil, nil
 }
 
+// maxWords bounds what an archive's index says in words, in bytes: a million
+// names of a usual length.
+const maxWords = 128 << 20
+
 // spooler fills an archive.
 type spooler struct {
 	limits  archiveLimits
@@ -190,12 +200,18 @@ type spooler struct {
 	out     *bufio.Writer
 	at      int64
 	made    int // members, with the directories that a name implies
+	words   int // bytes of names, targets and attributes, which are kept in memory
 }
 
 func (s *spooler) add(h *tar.Header, r io.Reader) error {
 	parts := components(h.Name)
 	if slices.Contains(parts, "..") {
 		return errkind.New(errkind.InvalidArgument, "its name leads out by ..")
+	}
+	for _, c := range parts {
+		if len(c) > unix.NAME_MAX {
+			return errkind.New(errkind.InvalidArgument, "%.50q... is longer than a file's name can be", c)
+		}
 	}
 	if len(parts) > s.limits.depth {
 		return errkind.New(errkind.ResourceExhausted, "it lies more than %d directories deep", s.limits.depth)
@@ -204,11 +220,21 @@ func (s *spooler) add(h *tar.Header, r io.Reader) error {
 		mode: uint32(h.Mode & 0o7777), uid: h.Uid, gid: h.Gid, mtime: unix.NsecToTimespec(h.ModTime.UnixNano()),
 	}}
 	for key, value := range h.PAXRecords {
-		if name, ok := strings.CutPrefix(key, "SCHILY.xattr."); ok && !strings.HasPrefix(name, "trusted.overlay.") {
+		if name, ok := strings.CutPrefix(key, "SCHILY.xattr."); ok && !s.limits.plain && !strings.HasPrefix(name, "trusted.overlay.") {
 			if m.xattrs == nil {
 				m.xattrs = map[string]string{}
 			}
 			m.xattrs[name] = value
+			s.words += len(name) + len(value)
+		}
+	}
+	if s.words += len(h.Name) + len(h.Linkname); s.words > maxWords {
+		return errkind.New(errkind.ResourceExhausted, "names, links and attributes have more than %d bytes together", maxWords)
+	}
+	if s.limits.plain {
+		m.uid, m.gid = 0, 0
+		if h.Typeflag != tar.TypeReg && h.Typeflag != tar.TypeDir && h.Typeflag != tar.TypeSymlink && h.Typeflag != tar.TypeLink {
+			return nil // of the machine from which it comes
 		}
 	}
 	switch h.Typeflag {
@@ -243,6 +269,9 @@ func (s *spooler) add(h *tar.Header, r io.Reader) error {
 func (s *spooler) content(m *member, r io.Reader) error {
 	sum := sha256.New()
 	n, err := io.Copy(io.MultiWriter(s.out, sum), io.LimitReader(r, s.limits.bytes-s.at+1))
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return errkind.New(errkind.InvalidArgument, "the archive ends in the middle of it")
+	}
 	if err != nil {
 		return err
 	}
@@ -314,16 +343,4 @@ func sortedPairs(m map[string]string) (out []string) {
 		out = append(out, k, m[k])
 	}
 	return out
-}
-
-// anonymise forgets what a context says of owners: nothing is taken from there.
-func (a *archive) anonymise() {
-	var below func(m *member)
-	below = func(m *member) {
-		m.uid, m.gid, m.xattrs = 0, 0, nil
-		for _, c := range m.below {
-			below(c)
-		}
-	}
-	below(a.root)
 }

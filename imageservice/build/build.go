@@ -158,13 +158,11 @@ func (b *builder) contextTree(ctx context.Context) (*archive, error) {
 		}
 		r, err := b.req.Context(ctx)
 		if err == nil {
-			c.tree, err = readArchive(ctx, r, b.dir.path, archiveLimits{bytes: b.limits.Context, entries: b.limits.Entries, depth: b.limits.Depth})
+			c.tree, err = readArchive(ctx, r, b.dir.path, archiveLimits{bytes: b.limits.Context, entries: b.limits.Entries, depth: b.limits.Depth, plain: true})
 		}
 		if err != nil {
 			c.err = errkind.New(errkind.Of(err), "cannot read the build context: %w", err)
-			return
 		}
-		c.tree.anonymise()
 	})
 	return c.tree, c.err
 }

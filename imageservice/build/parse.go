@@ -65,7 +65,7 @@ func parse(name string, text []byte, limits Limits) (*file, error) {
 			return nil, errkind.New(errkind.ResourceExhausted, "cannot read %s: it has more than %d instructions", name, limits.Steps)
 		}
 		for _, c := range stage.Commands {
-			if err := f.check(i, c); err != nil {
+			if err := f.check(c, c.Location()); err != nil {
 				return nil, err
 			}
 		}
@@ -106,9 +106,8 @@ func line(at []parser.Range) string {
 	return ":" + strconv.Itoa(at[0].Start.Line)
 }
 
-// check refuses an instruction of stage number i that no build can do.
-func (f *file) check(i int, c instructions.Command) error {
-	at := c.Location()
+// check refuses an instruction that no build can do; at is where the file has it.
+func (f *file) check(c instructions.Command, at []parser.Range) error {
 	no := func(format string, args ...any) error {
 		return f.refuse(at, errkind.Unimplemented, format, args...)
 	}
@@ -120,10 +119,13 @@ func (f *file) check(i int, c instructions.Command) error {
 		if len(instructions.GetDevices(c)) > 0 {
 			return no("RUN --device is not supported: commands see no devices of the host")
 		}
-		return f.checkMounts(i, c)
+		return f.checkMounts(c, at)
 	case *instructions.CopyCommand:
 		if strings.ContainsRune(c.From, '$') {
 			return f.refuse(at, errkind.InvalidArgument, "COPY --from=%s: variables are not expanded there; give the image a stage of its own", c.From)
+		}
+		if _, err := strconv.Atoi(c.From); err == nil && c.From != "" && !f.isStage(c.From, at) {
+			return f.refuse(at, errkind.InvalidArgument, "COPY --from=%s: there is no stage of that number before this one", c.From)
 		}
 		return f.checkMode(at, c.Chmod)
 	case *instructions.AddCommand:
@@ -145,15 +147,10 @@ func (f *file) check(i int, c instructions.Command) error {
 
 // checkMounts refuses mounts that cannot be had. Their values are not known
 // before variables are expanded, but for type and from.
-func (f *file) checkMounts(i int, c *instructions.RunCommand) error {
+func (f *file) checkMounts(c *instructions.RunCommand, at []parser.Range) error {
 	for _, m := range instructions.GetMounts(c) {
 		if strings.ContainsRune(m.From, '$') {
-			return f.refuse(c.Location(), errkind.InvalidArgument, "RUN --mount=from=%s: variables are not expanded there; give the image a stage of its own", m.From)
-		}
-	}
-	for _, flag := range c.FlagsUsed {
-		if flag == "ssh" {
-			return f.refuse(c.Location(), errkind.Unimplemented, "RUN --ssh is not supported")
+			return f.refuse(at, errkind.InvalidArgument, "RUN --mount=from=%s: variables are not expanded there; give the image a stage of its own", m.From)
 		}
 	}
 	// Once with nothing expanded, to have what is plain refused at once.
@@ -162,11 +159,11 @@ func (f *file) checkMounts(i int, c *instructions.RunCommand) error {
 		if strings.Contains(c.String(), "$") {
 			return nil // may become right
 		}
-		return f.invalid(c.Location(), err)
+		return f.invalid(at, err)
 	}
 	for _, m := range instructions.GetMounts(&clone) {
 		if err := f.checkMount(m); err != nil {
-			return f.at(c.Location(), err)
+			return f.at(at, err)
 		}
 	}
 	return nil
@@ -235,7 +232,7 @@ func (f *file) trigger(expression string, at []parser.Range) (instructions.Comma
 	if _, ok := c.(*instructions.OnbuildCommand); ok {
 		return nil, f.refuse(at, errkind.InvalidArgument, "ONBUILD ONBUILD is not allowed")
 	}
-	return c, f.check(len(f.stages), c)
+	return c, f.check(c, at)
 }
 
 // find gives the number of the stage that name, a name or a number, means to
@@ -246,6 +243,19 @@ func (f *file) find(name string, before int) (int, bool) {
 	}
 	i, err := strconv.Atoi(name)
 	return i, err == nil && i >= 0 && i < before
+}
+
+// isStage tells whether a number is that of a stage before the one that has the
+// line at.
+func (f *file) isStage(number string, at []parser.Range) bool {
+	before := 0
+	for _, s := range f.stages[min(1, len(f.stages)):] {
+		if len(at) > 0 && len(s.Location) > 0 && s.Location[0].Start.Line <= at[0].Start.Line {
+			before++
+		}
+	}
+	_, ok := f.find(number, min(before, len(f.stages)))
+	return ok
 }
 
 // target gives the number of the stage to be built.

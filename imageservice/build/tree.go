@@ -68,7 +68,7 @@ func follow(t tree, p string, last bool) (string, *node, error) {
 		c := rest[0]
 		rest = rest[1:]
 		if n != nil && !n.isDir() {
-			return "", nil, &fs.PathError{Op: "resolve", Path: "/" + at, Err: unix.ENOTDIR}
+			return "", nil, errkind.New(errkind.InvalidArgument, "/%s is no directory", at)
 		}
 		if c == ".." {
 			at = parent(at)
@@ -82,7 +82,7 @@ func follow(t tree, p string, last bool) (string, *node, error) {
 			continue
 		}
 		if links++; links > maxLinks {
-			return "", nil, &fs.PathError{Op: "resolve", Path: p, Err: unix.ELOOP}
+			return "", nil, errkind.New(errkind.InvalidArgument, "%.200q leads through more than %d links", p, maxLinks)
 		}
 		if path.IsAbs(n.link) {
 			at = ""
@@ -141,7 +141,11 @@ func glob(t tree, pattern string) ([]string, error) {
 
 func matching(t tree, dir, pattern string) (found []string, err error) {
 	if pattern == ".." || !strings.ContainsAny(pattern, "*?[\\") {
-		return []string{path.Join("/", dir, pattern)[1:]}, nil
+		p := path.Join("/", dir, pattern)[1:]
+		if _, n, err := resolve(t, p); err != nil || n == nil {
+			return nil, nil //nolint:nilerr // what cannot be there does not match
+		}
+		return []string{p}, nil
 	}
 	at, n, err := resolve(t, dir)
 	if err != nil || !n.isDir() {
