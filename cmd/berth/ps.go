@@ -34,7 +34,7 @@ func psVerb(c *cli) *cobra.Command {
 		Short:   "List containers",
 		Long: "List containers, the kubelet's included.\n\n" +
 			"Filters of one key add up, those of different keys must all fit: id=, name=, label=NAME[=VALUE],\n" +
-			"status=created, running, restarting or exited, exited=CODE, ancestor=IMAGE, health=starting,\n" +
+			"status=created, running, paused, restarting or exited, exited=CODE, ancestor=IMAGE, health=starting,\n" +
 			"healthy, unhealthy or none, volume=NAME or PATH, before= and since=CONTAINER, pod=, namespace=.",
 		Example: examples("berth ps -a --filter status=exited", "berth rm $(berth ps -aq)"),
 	}
@@ -309,6 +309,8 @@ func stateName(s criv1.ContainerState, local api.Local) string {
 	switch {
 	case local.Restarting:
 		return "restarting"
+	case local.Paused:
+		return "paused"
 	case s == criv1.ContainerState_CONTAINER_CREATED:
 		return "created"
 	case s == criv1.ContainerState_CONTAINER_RUNNING:
@@ -332,6 +334,9 @@ func statusText(s *criv1.ContainerStatus, now time.Time, local api.Local) string
 				words[h.Status] = h.Status
 			}
 			text += " (" + words[h.Status] + ")"
+		}
+		if local.Paused {
+			text += " (Paused)"
 		}
 		return text
 	case criv1.ContainerState_CONTAINER_EXITED:

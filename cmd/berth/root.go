@@ -66,7 +66,8 @@ func newRoot(c *cli) *cobra.Command {
 	flags.StringVar(&c.format, "format", "", "docker's form of it: json, a template ('{{.ID}} {{.Names}}') or 'table TEMPLATE'")
 	root.SetFlagErrorFunc(usageProblem)
 	root.AddCommand(
-		runVerb(c), createVerb(c), startVerb(c), stopVerb(c), restartVerb(c), killVerb(c), rmVerb(c), renameVerb(c), waitVerb(c),
+		runVerb(c), createVerb(c), startVerb(c), stopVerb(c), restartVerb(c), pauseVerb(c), unpauseVerb(c), killVerb(c), rmVerb(c), renameVerb(c), waitVerb(c),
+		cpVerb(c), diffVerb(c), commitVerb(c),
 		psVerb(c), podsVerb(c), logsVerb(c), execVerb(c), attachVerb(c), whyVerb(c), topVerb(c), eventsVerb(c), statsVerb(c), inspectVerb(c),
 		imagesVerb(c), buildVerb(c), pullVerb(c), loadVerb(c), saveVerb(c), pushVerb(c), tagVerb(c), untagVerb(c), historyVerb(c), rmiVerb(c),
 		pruneVerb(c), registryVerb(c),

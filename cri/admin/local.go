@@ -27,7 +27,7 @@ func (s *Server) Again(ctx context.Context, r *api.AgainRequest) (*api.AgainResu
 func (s *Server) Local(context.Context, *api.Empty) (*api.LocalResult, error) {
 	out := &api.LocalResult{Containers: map[string]api.Local{}}
 	for id, st := range s.cfg.Local.States() {
-		l := api.Local{Restarting: st.Restarting, Next: st.Next, Restarts: st.Restarts, Why: st.Why}
+		l := api.Local{Restarting: st.Restarting, Next: st.Next, Restarts: st.Restarts, Why: st.Why, Paused: st.Paused}
 		if h := st.Health; h != nil {
 			l.Health = &api.Health{Status: h.Status, FailingStreak: h.Streak}
 			for _, p := range h.Log {

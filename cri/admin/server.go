@@ -37,6 +37,7 @@ type Pods interface {
 	Rename(ctx context.Context, v pod.View, id, name string) error
 	MountersOf(hostPath string) []string
 	Usages(ctx context.Context, v pod.View, ids []string) ([]pod.Usage, error)
+	Files
 	// Works lists what is under way and what could not be ended.
 	Works() []pod.Work
 	AttachStream(ctx context.Context, v pod.View, id string, want pod.Stdio) (pod.Session, error)
@@ -59,6 +60,9 @@ type Images interface {
 	Push(ctx context.Context, r imageservice.PushRequest) (digest.Digest, error)
 	Build(ctx context.Context, r imageservice.BuildRequest, runner imageservice.BuildRunner) (imageservice.BuildResult, error)
 	SnapshotUsage(ctx context.Context, containerID string) (bytes, inodes uint64, err error)
+	Changes(ctx context.Context, containerID string) ([]imageservice.Change, error)
+	CommitContainer(ctx context.Context, r imageservice.CommitRequest) (imageservice.Image, error)
+	Remove(ctx context.Context, ref string) error
 	Check(ctx context.Context) ([]string, error)
 	Verify(ctx context.Context, quick bool) ([]imageservice.Damage, error)
 	Pulls() []imageservice.RunningPull

@@ -124,6 +124,7 @@ func (o *onePod) waiting() int {
 
 // oneImage is an image store with one image.
 type oneImage struct {
+	admin.Images       // nil: it answers what has a method below
 	tagged, loaded     string
 	registry, repaired bool
 	auths              map[string]*imageservice.Auth // of the last repair

@@ -260,6 +260,7 @@ type State struct {
 	Restarts   int       // since somebody last started it
 	Why        string    // the last restart failed
 	Health     *Health   // nil: it has no check
+	Paused     bool      // its processes stand still
 }
 
 // States tells of every local container that there is something to tell of, by
@@ -270,7 +271,7 @@ func (s *Service) States() map[string]State {
 		if c.Origin != pod.OriginLocal {
 			continue
 		}
-		st := State{Restarts: triesOf(c).count}
+		st := State{Restarts: triesOf(c).count, Paused: c.Paused}
 		s.mu.Lock()
 		if w := s.waiting[c.ID]; w != nil && !c.StopAsked {
 			st.Restarting, st.Next = true, w.at

@@ -85,6 +85,7 @@ type ContainerStatus struct {
 	Resources    spec.Resources
 	From         string // id of the container of which this is a new attempt
 	StopAsked    bool   // somebody has stopped it; of local containers only
+	Paused       bool   // it runs, and stands still
 	EarlierBoot  bool   // it was made before the machine was last booted
 	Pid          int    // on the host; 0 unless created or running, or if it has a program that cannot be started
 }

@@ -318,6 +318,9 @@ func (t *Table) checkpointable(s *saved) error {
 	if rec.Phase != phaseRunning || !rec.Process.Alive() {
 		return errkind.New(errkind.FailedPrecondition, "container %s is %s, not running", s.c.id, rec.Phase)
 	}
+	if rec.Paused { // it would go on afterwards
+		return errkind.New(errkind.FailedPrecondition, "container %s is paused", s.c.id)
+	}
 	oci, err := t.readSpec(s.c.id)
 	if err != nil {
 		return err

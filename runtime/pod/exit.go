@@ -158,6 +158,9 @@ func (t *Table) StopContainer(ctx context.Context, v View, id string, grace time
 	}
 	return t.detached(ctx, func(ctx context.Context) error {
 		t.askStop(ctx, c)
+		// Nobody hears a signal while he stands still. No lock: whoever holds it
+		// may wait for the container.
+		logged(ctx, "Cannot let a paused container go on to its end", t.unpause(c))
 		return t.stopContainer(ctx, c, grace)
 	})
 }

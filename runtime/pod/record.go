@@ -82,6 +82,8 @@ type containerRecord struct {
 	// Restore says that its start brings back the processes of a checkpoint,
 	// which lies in savedDir until then.
 	Restore bool `json:"restore,omitempty"`
+	// Paused says that all of its processes stand still.
+	Paused bool `json:"paused,omitempty"`
 	// Checkpoint are the files and directories that a checkpoint under way
 	// makes, which freezes the container; none: there is none.
 	Checkpoint []string `json:"checkpoint,omitempty"`

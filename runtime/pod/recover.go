@@ -176,6 +176,8 @@ func (t *Table) recoverAlive(ctx context.Context, c *container) {
 	}
 	if !rec.Process.Alive() {
 		t.nudge(c.id)
+	} else if rec.Paused {
+		logged(ctx, "Cannot pause a container again", t.freeze(ctx, c)) // a crash may have come before
 	}
 }
 

@@ -62,7 +62,7 @@ func (t *Table) containerStatus(c *container) *ContainerStatus {
 	case phaseCreated, phaseStarting:
 		st.State, st.Pid, st.StartedAt = StateCreated, rec.Process.Pid, time.Time{}
 	case phaseRunning:
-		st.State, st.Pid = StateRunning, rec.Process.Pid
+		st.State, st.Pid, st.Paused = StateRunning, rec.Process.Pid, rec.Paused
 	case phaseExited:
 		st.State = StateExited
 	default:

@@ -34,6 +34,7 @@ type Local struct {
 	Restarts   int       `json:"restarts,omitempty"` // by its policy, since somebody last started it
 	Why        string    `json:"why,omitempty"`      // the last restart failed
 	Health     *Health   `json:"health,omitempty"`
+	Paused     bool      `json:"paused,omitempty"` // its processes stand still
 }
 
 // Health is what a container's checks have found.

@@ -65,6 +65,21 @@ type Server interface {
 	// RemoveVolume removes a named volume with what it holds; FailedPrecondition
 	// if a container mounts it.
 	RemoveVolume(context.Context, *VolumeRequest) (*Empty, error)
+	// StatPath describes what a container has at a path; NotFound for nothing.
+	StatPath(context.Context, *PathRequest) (*PathInfo, error)
+	// CopyOut sends what a container has at a path as a tar.
+	CopyOut(*PathRequest, grpc.ServerStreamingServer[Chunk]) error
+	// CopyIn takes a tar into a directory of a container: FrameOpen with a
+	// CopyInRequest, FrameStdin and FrameStdinEnd come up, FrameOpened goes down
+	// and in the end FrameExit.
+	CopyIn(grpc.BidiStreamingServer[Frame, Frame]) error
+	// Changes tells what a container has changed in its root file system.
+	Changes(context.Context, *ContainerRequest) (*ChangesResult, error)
+	// Commit makes an image of a container.
+	Commit(context.Context, *CommitRequest) (*CommitResult, error)
+	// Pause lets all processes of a container stand still, Unpause go on.
+	Pause(context.Context, *ContainerRequest) (*Empty, error)
+	Unpause(context.Context, *ContainerRequest) (*Empty, error)
 	// Check compares records and machine. It changes nothing but what it is
 	// asked to repair; what it cannot repair stays a problem and is no failure.
 	Check(context.Context, *CheckRequest) (*CheckResult, error)
@@ -118,6 +133,11 @@ var serviceDesc = grpc.ServiceDesc{
 		unary("Again", Server.Again),
 		unary("Local", Server.Local),
 		unary("Rename", Server.Rename),
+		unary("StatPath", Server.StatPath),
+		unary("Changes", Server.Changes),
+		unary("Commit", Server.Commit),
+		unary("Pause", Server.Pause),
+		unary("Unpause", Server.Unpause),
 		unary("CreateVolume", Server.CreateVolume),
 		unary("Volumes", Server.Volumes),
 		unary("RemoveVolume", Server.RemoveVolume),
@@ -138,11 +158,13 @@ var serviceDesc = grpc.ServiceDesc{
 		down("Pull", Server.Pull),
 		down("Push", Server.Push),
 		down("Save", Server.Save),
+		down("CopyOut", Server.CopyOut),
 		down("Logs", Server.Logs),
 		down("Events", Server.Events),
 		up("Load", Server.Load),
 		both("Build", Server.Build),
 		both("Exec", Server.Exec),
+		both("CopyIn", Server.CopyIn),
 		both("Attach", Server.Attach),
 	},
 	Metadata: "berth/admin/v1",
