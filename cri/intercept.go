@@ -82,7 +82,7 @@ func (a around) begin(ctx context.Context, method string, req any) (context.Cont
 // logEnd writes the one line of a call that has ended.
 func logEnd(logger klog.Logger, verb string, took time.Duration, err error) {
 	level := 2
-	if reads(verb) {
+	if Reads(verb) {
 		level = 5
 	}
 	switch code := status.Code(err); code {
@@ -96,8 +96,8 @@ func logEnd(logger klog.Logger, verb string, took time.Duration, err error) {
 	}
 }
 
-// reads tells the verbs that only look; the kubelet calls them every second.
-func reads(verb string) bool {
+// Reads tells the verbs that only look; the kubelet calls them every second.
+func Reads(verb string) bool {
 	for _, prefix := range []string{"List", "Stream", "Get"} {
 		if strings.HasPrefix(verb, prefix) {
 			return true

@@ -71,7 +71,7 @@ func newRoot(c *cli) *cobra.Command {
 		psVerb(c), podsVerb(c), logsVerb(c), execVerb(c), attachVerb(c), whyVerb(c), topVerb(c), eventsVerb(c), statsVerb(c), inspectVerb(c),
 		imagesVerb(c), buildVerb(c), pullVerb(c), loadVerb(c), saveVerb(c), pushVerb(c), tagVerb(c), untagVerb(c), historyVerb(c), rmiVerb(c),
 		pruneVerb(c), registryVerb(c),
-		completionVerb(c), doctorVerb(c), configVerb(c), checkVerb(c), dfVerb(c), infoVerb(c), versionVerb(c), stepsVerb(c),
+		completionVerb(c), doctorVerb(c), debugVerb(c), configVerb(c), checkVerb(c), dfVerb(c), infoVerb(c), versionVerb(c), stepsVerb(c),
 		volumeGroup(c),
 	)
 	root.CompletionOptions.DisableDefaultCmd = true // ours says more

@@ -7,6 +7,7 @@ import (
 
 	"github.com/berth-runtime/berth/cri"
 	"github.com/berth-runtime/berth/cri/metrics"
+	"github.com/berth-runtime/berth/cri/operations"
 	"github.com/berth-runtime/berth/cri/tracing"
 	"github.com/berth-runtime/berth/runtime/steps"
 )
@@ -40,12 +41,16 @@ func buildTraces(ctx context.Context, cfg tracingConfig) (traces, error) {
 	return traces{t}, err
 }
 
-// calls is what a server traces its calls with: nil when tracing is off.
-func (t traces) calls() cri.Trace {
+// calls is what a server traces its calls with, and remembers the last of.
+func (t traces) calls(last *operations.Recorder) cri.Trace {
 	if t.Tracer == nil {
-		return nil
+		return last.Call
 	}
-	return t.Call
+	return func(ctx context.Context, method, object string) (context.Context, func(error)) {
+		ctx, kept := last.Call(ctx, method, object)
+		ctx, traced := t.Call(ctx, method, object)
+		return ctx, func(err error) { kept(err); traced(err) }
+	}
 }
 
 // close sends what is left, if the collector takes it in time.
@@ -61,11 +66,15 @@ func (t traces) close(ctx context.Context) error {
 	return nil // lost spans are no reason to fail
 }
 
-// observeSteps counts the steps of the pods' verbs, and traces them.
-func observeSteps(counts *metrics.Metrics, t traces) steps.Observe {
+// observeSteps counts the steps of the pods' verbs, remembers and traces them.
+func observeSteps(counts *metrics.Metrics, t traces, last *operations.Recorder) steps.Observe {
 	counted := func(ctx context.Context, verb, step string) (context.Context, func(error)) {
 		begin := time.Now()
-		return ctx, func(err error) { counts.Stepped(verb, step, time.Since(begin), err) }
+		_, kept := last.Step(ctx, verb, step)
+		return ctx, func(err error) {
+			counts.Stepped(verb, step, time.Since(begin), err)
+			kept(err)
+		}
 	}
 	if t.Tracer == nil {
 		return counted

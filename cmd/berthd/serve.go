@@ -133,7 +133,7 @@ func setUpProcess(cfg config) klog.Logger {
 
 // berthServer serves berth.sock: CRI over all pods, and the admin service.
 func (d *daemon) berthServer() *grpc.Server {
-	s := grpc.NewServer(cri.ServerOptions(d.metrics.Called, d.traces.calls())...)
+	s := grpc.NewServer(cri.ServerOptions(d.metrics.Called, d.traces.calls(d.last))...)
 	d.all.Register(s)
 	d.admin.Register(s)
 	return s
@@ -141,7 +141,7 @@ func (d *daemon) berthServer() *grpc.Server {
 
 // kubeletServer serves kubelet.sock: CRI over the pods made through it.
 func (d *daemon) kubeletServer() *grpc.Server {
-	s := grpc.NewServer(cri.ServerOptions(d.metrics.Called, d.traces.calls())...)
+	s := grpc.NewServer(cri.ServerOptions(d.metrics.Called, d.traces.calls(d.last))...)
 	d.kubelet.Register(s)
 	return s
 }

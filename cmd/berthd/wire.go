@@ -19,6 +19,7 @@ import (
 	"github.com/berth-runtime/berth/cri/admin/api"
 	"github.com/berth-runtime/berth/cri/journal"
 	"github.com/berth-runtime/berth/cri/metrics"
+	"github.com/berth-runtime/berth/cri/operations"
 	"github.com/berth-runtime/berth/cri/stream"
 	"github.com/berth-runtime/berth/imageservice"
 	"github.com/berth-runtime/berth/imageservice/verifier"
@@ -41,7 +42,8 @@ type daemon struct {
 	streams *stream.Server // what the URLs of both views lead to
 	metrics *metrics.Metrics
 	traces  traces
-	close   func() error // ends the daemon's part; containers and shims go on
+	last    *operations.Recorder // of calls
+	close   func() error         // ends the daemon's part; containers and shims go on
 }
 
 // build makes every object, once, and connects them. Nothing runs yet: the
@@ -57,7 +59,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	happened := journal.New()
+	happened, last := journal.New(), operations.New(cri.Reads)
 	imageRoot := filepath.Join(cfg.Root, "images")
 	labels, err := buildLabels(cfg.SELinux)
 	if err != nil {
@@ -125,7 +127,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 
 		Checkpoint: pod.CheckpointConfig{CRIU: cfg.Checkpoint.program(), Key: cfg.Checkpoint.Key, Diffs: images},
 
-		Observe: observeSteps(counts, spans),
+		Observe: observeSteps(counts, spans, last),
 		Exited:  counts.Exited,
 		Righted: counts.Righted,
 	})
@@ -181,6 +183,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		streams: streams,
 		metrics: counts,
 		traces:  spans,
+		last:    last,
 		all:     view(pod.ViewAll),
 		kubelet: view(pod.ViewKubelet),
 		admin: admin.New(admin.Config{
@@ -195,8 +198,9 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			Doctor: func(ctx context.Context, registries []string) ([]api.Finding, error) {
 				return diagnosis(ctx, net.Network, registries)
 			},
-			Settings: cfg.origins,
-			Networks: networks{cfg.Network, net, pods},
+			Settings:   cfg.origins,
+			Networks:   networks{cfg.Network, net, pods},
+			Operations: last.List,
 
 			Checked: counts.Checked,
 			Info: func(ctx context.Context) api.Info {

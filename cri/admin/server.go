@@ -28,6 +28,7 @@ import (
 type Pods interface {
 	Container(v pod.View, id string) (*pod.ContainerStatus, error)
 	Containers(v pod.View, f pod.ContainerFilter) []*pod.ContainerStatus
+	Pods(v pod.View, f pod.PodFilter) []*pod.PodStatus
 	// Signal takes a signal's name or number, for a container that runs.
 	Signal(ctx context.Context, v pod.View, id, signal string) error
 	Subscribe(ctx context.Context) <-chan pod.Event
@@ -97,6 +98,8 @@ type Config struct {
 	Networks Networks
 	// Settings are those that the daemon runs with.
 	Settings []api.Setting
+	// Operations are the last calls; operations.Recorder's List.
+	Operations func() []api.Operation
 	// Checked, if set, is told what a check has found.
 	Checked func([]api.Problem)
 }

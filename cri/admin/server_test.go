@@ -33,15 +33,19 @@ import (
 	"github.com/berth-runtime/berth/volumes/named"
 )
 
+// anyPods has another name than its method.
+type anyPods interface{ admin.Pods }
+
 // onePod is a pods domain with one container.
 type onePod struct {
-	admin.Pods // nil: it answers what has a method below
+	anyPods // nil: it answers what has a method below
 	mu         sync.Mutex
 	c          *pod.ContainerStatus // nil: removed
 	subs       []chan pod.Event
 	signals    []string
 	problems   []pod.Problem
 	works      []pod.Work
+	pods       []*pod.PodStatus
 }
 
 func (o *onePod) Container(_ pod.View, id string) (*pod.ContainerStatus, error) {
@@ -52,6 +56,8 @@ func (o *onePod) Container(_ pod.View, id string) (*pod.ContainerStatus, error) 
 	}
 	return o.c, nil
 }
+
+func (o *onePod) Pods(pod.View, pod.PodFilter) []*pod.PodStatus { return o.pods }
 
 func (o *onePod) Containers(pod.View, pod.ContainerFilter) []*pod.ContainerStatus {
 	o.mu.Lock()

@@ -107,6 +107,10 @@ type Server interface {
 	RemoveNetwork(context.Context, *NetworkRequest) (*Empty, error)
 	// ExamineNetwork looks at what of the host is in the pods' way.
 	ExamineNetwork(context.Context, *Empty) (*DoctorResult, error)
+	// Dump sends what the daemon knows of itself, as text: configuration, what
+	// is under way, the last operations with their steps, pods, containers,
+	// events, goroutines; without secrets.
+	Dump(*Empty, grpc.ServerStreamingServer[Chunk]) error
 	// Steps lists the failpoints of this build.
 	Steps(context.Context, *Empty) (*StepsResult, error)
 }
@@ -161,6 +165,7 @@ var serviceDesc = grpc.ServiceDesc{
 		down("CopyOut", Server.CopyOut),
 		down("Logs", Server.Logs),
 		down("Events", Server.Events),
+		down("Dump", Server.Dump),
 		up("Load", Server.Load),
 		both("Build", Server.Build),
 		both("Exec", Server.Exec),
