@@ -2,7 +2,8 @@
 // and fails if one fails or is skipped that allowed.txt does not name with the
 // reason. In a run of all, the specs of streaming are run three times more:
 // critest speaks SPDY to exec, attach and port-forward, and WebSocket to the
-// one that a flag names.
+// one that a flag names; and those of networking twice more, on nodes whose pods
+// are on a network of CNI, with a plugin for host ports and without.
 //
 // critest names one image by a digest that only its makers' registry can
 // serve. The constant is changed, in a copy of the module under hack/.cache
@@ -10,6 +11,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,8 +42,52 @@ func main() {
 	}
 }
 
-func run(ctx context.Context) (err error) {
-	l, err := lab.New(lab.Options{Mirrors: []string{"registry.k8s.io", "k8s.gcr.io", "gcr.io", "docker.io"}})
+func run(ctx context.Context) error {
+	network := cmp.Or(os.Getenv("NETWORK"), embedded)
+	if os.Getenv("FOCUS") != "" || os.Getenv("SKIP") != "" {
+		return onNode(ctx, network, chosen())
+	}
+	if network != embedded {
+		return onNode(ctx, network, networking(network))
+	}
+	return errors.Join(
+		onNode(ctx, embedded, pass{all: true}, overWebSocket("exec"), overWebSocket("attach"), overWebSocket("portforward")),
+		onNode(ctx, plugins, networking(plugins)),
+		onNode(ctx, withoutPortmap, networking(withoutPortmap)))
+}
+
+// The networks of pods, as NETWORK names them.
+const (
+	embedded       = "embedded"            // berth's own bridge
+	plugins        = "cni"                 // the reference plugins bridge, host-local and portmap
+	withoutPortmap = "cni-without-portmap" // the same but portmap: host ports are berth's
+)
+
+// newLab makes a node of that network. Plugins change the host's network, so
+// theirs is one of their own.
+func newLab(network string) (*lab.Lab, error) {
+	o := lab.Options{Mirrors: []string{"registry.k8s.io", "k8s.gcr.io", "gcr.io", "docker.io"}}
+	var more []lab.Plugin
+	switch network {
+	case embedded:
+		return lab.New(o)
+	case plugins:
+		more = append(more, lab.Portmap())
+	case withoutPortmap:
+	default:
+		return nil, fmt.Errorf("NETWORK %q is none of %s, %s and %s", network, embedded, plugins, withoutPortmap)
+	}
+	o.Network, o.OwnNet = "cni", true
+	l, err := lab.New(o)
+	if err != nil {
+		return nil, err
+	}
+	return l, l.SetNetwork("10.conflist", l.BridgeList("1.0.0", more...))
+}
+
+// onNode runs passes on a node of its own.
+func onNode(ctx context.Context, network string, passes ...pass) (err error) {
+	l, err := newLab(network)
 	if err != nil {
 		return err
 	}
@@ -70,14 +116,11 @@ func run(ctx context.Context) (err error) {
 	if err := l.Start(ctx); err != nil {
 		return err
 	}
-	if os.Getenv("FOCUS") != "" || os.Getenv("SKIP") != "" {
-		return specs(ctx, l, binary, chosen())
+	var errs []error
+	for _, p := range passes {
+		errs = append(errs, specs(ctx, l, binary, p))
 	}
-	return errors.Join(
-		specs(ctx, l, binary, pass{all: true}),
-		specs(ctx, l, binary, overWebSocket("exec")),
-		specs(ctx, l, binary, overWebSocket("attach")),
-		specs(ctx, l, binary, overWebSocket("portforward")))
+	return errors.Join(errs...)
 }
 
 // pass is one run of critest.
@@ -108,6 +151,14 @@ const streamingSpecs = 5
 // overWebSocket is a pass over the specs of streaming.
 func overWebSocket(verb string) pass {
 	return pass{name: "websocket-" + verb, args: []string{"-ginkgo.focus", `\[k8s\.io\] Streaming`, "-websocket-" + verb}, runs: streamingSpecs}
+}
+
+// networkingSpecs is how many specs of networking there are.
+const networkingSpecs = 4
+
+// networking is a pass over the specs of networking.
+func networking(network string) pass {
+	return pass{name: "networking-" + network, args: []string{"-ginkgo.focus", `\[k8s\.io\] Networking`}, runs: networkingSpecs}
 }
 
 // build compiles critest with digest in place of the pinned one. Go's own
@@ -200,7 +251,10 @@ func specs(ctx context.Context, l *lab.Lab, binary string, p pass) error {
 	cmd.Dir = l.Dir
 	cmd.Stdout = io.MultiWriter(os.Stdout, log)
 	cmd.Stderr = cmd.Stdout
-	runErr := cmd.Run()
+	runErr := l.Inside(cmd.Start)
+	if runErr == nil {
+		runErr = cmd.Wait()
+	}
 	all, err := readReport(report)
 	if err != nil {
 		return fmt.Errorf("critest did not finish, see %s: %w", log.Name(), errors.Join(runErr, err))
