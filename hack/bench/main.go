@@ -3,7 +3,8 @@
 // time of everything that took part. Of pulls: time, CPU and memory of an image
 // of about 300 MB from a local registry, beside what decompression, hashing
 // and writing take by themselves. Of lists: time and CPU of asking for the
-// statistics of 10, 100 and 500 containers, and for all of 1,000. The last two
+// statistics of 10, 100 and 500 containers, and for all of 1,000. Of networks: a
+// pod's life on the embedded one and on one of CNI's plugins. The last three
 // beside another CRI endpoint if one is given. It asserts nothing; figures are
 // for people.
 package main
@@ -50,13 +51,13 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	what := flag.String("what", "all", "pods, pull, lists or all")
+	what := flag.String("what", "all", "pods, networks, pull, lists or all")
 	peer := flag.String("peer", "", "CRI socket to pull with by turns and to list beside, such as unix:///run/containerd/containerd.sock")
 	port := flag.Int("registry-port", 0, "port of the loopback where the peer expects the registry; 0: any")
 	dir := flag.String("dir", "", "directory for what is pulled and for the floor, on the file system to measure, which should be the peer's; empty: in the clone")
 	pullRounds := flag.Int("pull-rounds", 5, "pulls of each image")
 	flag.Parse()
-	if !slices.Contains([]string{"pods", "pull", "lists", "all"}, *what) || *pullRounds < 1 {
+	if !slices.Contains([]string{"pods", "networks", "pull", "lists", "all"}, *what) || *pullRounds < 1 {
 		return fmt.Errorf("cannot bench %q in %d rounds: see -help", *what, *pullRounds)
 	}
 	var uts unix.Utsname
@@ -74,7 +75,12 @@ func run(ctx context.Context) error {
 			return err
 		}
 	}
-	if *what == "pull" || *what == "lists" {
+	if *what == "networks" || *what == "all" {
+		if err := networks(ctx, *peer); err != nil {
+			return err
+		}
+	}
+	if *what != "pods" && *what != "all" {
 		return nil
 	}
 	for _, group := range []string{"node", "pod"} {

@@ -140,7 +140,7 @@ func TestCNI(t *testing.T) {
 	}
 	embedded, _ := n.run("embedded", lab.ContainerConfig("c", n.web))
 
-	n.network(n.BridgeList("1.1.0", lab.Portmap()))
+	n.network(n.BridgeList("1.1.0"))
 	n.eventually(func() error { return n.condition(kubelet, "") })
 	web := func(name string, port int) (string, []netip.Addr) {
 		t.Helper()
@@ -163,12 +163,20 @@ func TestCNI(t *testing.T) {
 			}
 		}
 	}
-	plugin, _ := web("plugin", 8081)
-	answers("a port of the plugin", "8081")
-
-	n.network(n.BridgeList("1.0.0"))
+	// Before any plugin set up what ports need.
 	own, addresses := web("own", 8082)
 	answers("a port of ours", "8082")
+
+	n.network(n.BridgeList("1.0.0", lab.Portmap()))
+	n.eventually(func() error {
+		st, err := rt.Status(t.Context(), &criv1.StatusRequest{Verbose: true})
+		if err == nil && !strings.Contains(st.Info["cniconfig"], "portmap") {
+			err = fmt.Errorf("the configuration is %s", st.Info["cniconfig"])
+		}
+		return err
+	})
+	plugin, _ := web("plugin", 8081)
+	answers("a port of the plugin", "8081")
 	for name, from := range map[string]string{"another pod": plugin, "the pod itself": own} {
 		err := netns.Do(filepath.Join(n.State, "netns", "berth-"+from), func() error {
 			conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(t.Context(), "tcp", net.JoinHostPort(gateway, "8082"))

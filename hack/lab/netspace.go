@@ -26,20 +26,28 @@ type netspace struct {
 
 func newNetspace(dir string) (*netspace, error) {
 	n := &netspace{path: filepath.Join(dir, "net")}
-	if err := os.WriteFile(n.path, nil, 0o644); err != nil {
-		return nil, err
-	}
-	err := thread.Throwaway(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("cannot make a network namespace: %w", err)
-		}
-		if err := mount.Bind("/proc/thread-self/ns/net", n.path, 0); err != nil {
-			return err
-		}
+	return n, makeNetns(n.path, func() error {
 		return errors.Join(loopbackUp(),
 			os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0), os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
 	})
-	return n, err
+}
+
+// MakeNetns pins a new network namespace at path.
+func MakeNetns(path string) error { return makeNetns(path, loopbackUp) }
+
+// RemoveNetns undoes MakeNetns.
+func RemoveNetns(path string) error { return errors.Join(mount.Unmount(path), os.Remove(path)) }
+
+func makeNetns(path string, setUp func() error) error {
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		return err
+	}
+	return thread.Throwaway(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("cannot make a network namespace: %w", err)
+		}
+		return errors.Join(mount.Bind("/proc/thread-self/ns/net", path, 0), setUp())
+	})
 }
 
 // Inside runs f on a thread that is in the lab's network namespace, or just so

@@ -78,10 +78,10 @@ func (c Config) behind(key expr.MetaKey) []expr.Any {
 
 // fromPods and toPods match what comes from the pods' side and what goes there.
 func (c Config) fromPods() []expr.Any {
-	return nft.Interface(expr.MetaKeyIIFNAME, expr.CmpOpEq, c.Bridge)
+	return c.behind(expr.MetaKeyIIFNAME)
 }
 func (c Config) toPods() []expr.Any {
-	return nft.Interface(expr.MetaKeyOIFNAME, expr.CmpOpEq, c.Bridge)
+	return c.behind(expr.MetaKeyOIFNAME)
 }
 
 // guard closes what route_localnet opens on the bridge: without the first rules
