@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -15,12 +16,24 @@ func inspectVerb(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "inspect CONTAINER|POD|IMAGE...",
 		Short:   "Show everything about containers, pods or images, as JSON",
-		Example: examples("berth inspect web", "berth inspect nginx:1.29"),
+		Long:    "Show everything about containers, pods or images, as JSON. With --output pod it is a manifest of the\npod, with which berth apply makes the same again.",
+		Example: examples("berth inspect web", "berth inspect --output pod web >pod.yaml"),
 	}
 	return c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
 		inv, err := cl.look(ctx)
 		if err != nil {
 			return err
+		}
+		if c.form.kind == asPod {
+			for i, name := range args {
+				if i > 0 {
+					fmt.Fprintln(c.out, "---")
+				}
+				if err := c.podManifest(ctx, cl, inv, name); err != nil {
+					return err
+				}
+			}
+			return nil
 		}
 		found := []*inspection{}
 		err = c.each(args, func(name string) error {

@@ -49,6 +49,7 @@ type node struct {
 	registry   map[string]string // references that can be pulled, to ids
 	problems   []api.Problem
 	findings   []api.Finding
+	applied    string // manifest
 	checks     []api.CheckRequest
 	pulls      []string
 	loaded     []byte

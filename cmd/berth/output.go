@@ -17,6 +17,7 @@ const (
 	asJSON     = "json"
 	asYAML     = "yaml"
 	asTemplate = "go-template="
+	asPod      = "pod" // a manifest; of inspect only
 )
 
 // form is what --output or --format asks for, once it is checked.

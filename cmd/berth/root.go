@@ -53,6 +53,10 @@ func newRoot(c *cli) *cobra.Command {
 		Example:       "  berth run -d --name web -p 8080:80 nginx\n  berth ps",
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
+			if c.output == asPod && cmd.Name() == "inspect" {
+				c.form = form{kind: asPod}
+				return nil
+			}
 			c.form, err = readForm(c.output, c.format)
 			return err
 		},
@@ -70,6 +74,7 @@ func newRoot(c *cli) *cobra.Command {
 		cpVerb(c), diffVerb(c), commitVerb(c),
 		psVerb(c), podsVerb(c), logsVerb(c), execVerb(c), attachVerb(c), whyVerb(c), topVerb(c), eventsVerb(c), statsVerb(c), inspectVerb(c),
 		imagesVerb(c), buildVerb(c), pullVerb(c), loadVerb(c), saveVerb(c), pushVerb(c), tagVerb(c), untagVerb(c), historyVerb(c), rmiVerb(c),
+		applyVerb(c), deleteVerb(c),
 		pruneVerb(c), registryVerb(c),
 		completionVerb(c), doctorVerb(c), debugVerb(c), configVerb(c), checkVerb(c), dfVerb(c), infoVerb(c), versionVerb(c), stepsVerb(c),
 		volumeGroup(c),

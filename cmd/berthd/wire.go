@@ -163,7 +163,10 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 			ConfigJSON:        func() string { return statusConfig(cfg, driver) },
 		})
 	}
-	locals := local.New(local.Config{Pods: pods, Tell: func(e local.Event) { happened.Add(localEvent(e)) }})
+	locals := local.New(local.Config{
+		Pods: pods, Tell: func(e local.Event) { happened.Add(localEvent(e)) },
+		Root: cfg.Root, State: cfg.State, LogRoot: pods.LogRoot(),
+	})
 	following, endJournal := context.WithCancel(context.WithoutCancel(ctx))
 	go happened.Follow(following, pods.Subscribe)
 	return &daemon{

@@ -12,6 +12,7 @@ import (
 
 	"github.com/berth-runtime/berth/cri/admin/api"
 	"github.com/berth-runtime/berth/runtime/local"
+	"github.com/berth-runtime/berth/runtime/local/manifest"
 )
 
 // oneLocal makes attempts by name only.
@@ -26,6 +27,31 @@ func (oneLocal) States() map[string]local.State {
 	return map[string]local.State{"c": {Restarting: true, Next: at, Restarts: 3, Why: "busy", Health: &local.Health{
 		Status: local.Unhealthy, Streak: 4, Log: []local.HealthProbe{{Start: at, End: at, ExitCode: 1, Output: "no"}},
 	}}}
+}
+
+func (oneLocal) Apply(_ context.Context, text []byte, dry bool) ([]local.Applied, error) {
+	return []local.Applied{{Namespace: "a", Name: string(text), Change: local.Replaced, Differs: []string{fmt.Sprint(dry)}, Pod: "id",
+		Images: []manifest.Image{{Ref: "box", Policy: "Never"}}}}, nil
+}
+
+func (oneLocal) Delete(_ context.Context, text []byte) ([]local.Applied, error) {
+	return []local.Applied{{Namespace: "a", Name: string(text), Pod: "id"}}, nil
+}
+
+func (oneLocal) Manifest(id string) (string, []string, error) { return "kind: " + id, []string{"x"}, nil }
+
+func TestManifestsRoundTrip(t *testing.T) {
+	c, _, _ := start(t)
+	want := []api.ManifestPod{{Namespace: "a", Name: "text", ID: "id", Change: "replaced", Differs: []string{"true"}, Images: []api.ManifestImage{{Ref: "box", PullPolicy: "Never"}}}}
+	if got, err := c.Apply(t.Context(), &api.ManifestRequest{Text: "text", DryRun: true}); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := c.Delete(t.Context(), &api.ManifestRequest{Text: "text"}); err != nil || !reflect.DeepEqual(got, []api.ManifestPod{{Namespace: "a", Name: "text", ID: "id"}}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := c.Manifest(t.Context(), "p"); err != nil || got.Text != "kind: p" || len(got.Lost) != 1 {
+		t.Errorf("%+v, %v", got, err)
+	}
 }
 
 func TestAttemptsAndHealthRoundTrip(t *testing.T) {

@@ -57,7 +57,24 @@ func (s *Service) Again(ctx context.Context, id string, how Again) (string, erro
 		}
 		return c.ID, s.cfg.Pods.Start(ctx, pod.ViewAll, c.ID)
 	}
+	if ofManifest(p) && !p.Ready {
+		return s.renewed(ctx, p, c)
+	}
 	return s.attempt(ctx, p, c, how, tries{})
+}
+
+// renewed makes the next attempt of the pod of a manifest for somebody who has
+// asked for one of its containers, and returns that one's id, or with init
+// containers under way the pod's.
+func (s *Service) renewed(ctx context.Context, p *pod.PodStatus, c *pod.ContainerStatus) (string, error) {
+	if err := s.renew(ctx, p); err != nil {
+		return "", err
+	}
+	next := s.readyAttempt(p)
+	if now := s.latest(next)[c.Config.Metadata.Name]; now != nil {
+		return now.ID, nil
+	}
+	return next, nil
 }
 
 // attempt makes the next attempt of c, which has ended, in the pod p or, if
@@ -247,6 +264,12 @@ func (s *Service) restart(id string, waited time.Duration) (*pod.ContainerStatus
 	t := triesOf(c)
 	if !policyOf(c).again(c, t.count) {
 		return nil, nil
+	}
+	if ofManifest(p) && !p.Ready {
+		if err := s.advanceLocked(s.ctx, p); err != nil {
+			return c, fmt.Errorf("cannot make pod %s again: %w", p.ID, err)
+		}
+		return c, nil
 	}
 	t = tries{count: t.count + 1, delay: waited}
 	if _, err := s.attempt(s.ctx, p, c, Again{}, t); err != nil {

@@ -9,6 +9,11 @@
 // the pod has been stopped, a reboot has ended it or it had nothing left to do,
 // there is a new attempt of the pod first.
 //
+// A pod of a manifest (package manifest) has that as an annotation in its row.
+// What is to be done next for it (an init container, the others, its end, a new
+// attempt with all of them) follows from that and from the rows of its
+// containers, whenever one of them has changed and at Begin.
+//
 // Law. There are no records here: what was asked for are annotations in the
 // containers' rows, what became of them are the rows themselves. A new attempt
 // stands before the old one is removed, so that Begin finds after a crash what
@@ -49,6 +54,7 @@ type Pods interface {
 	Container(v pod.View, id string) (*pod.ContainerStatus, error)
 	Containers(v pod.View, f pod.ContainerFilter) []*pod.ContainerStatus
 	Run(ctx context.Context, v pod.View, cfg spec.Pod) (string, error)
+	Create(ctx context.Context, v pod.View, podID string, cfg spec.Container) (string, error)
 	CreateAgain(ctx context.Context, v pod.View, podID string, cfg spec.Container, from string, keep bool) (string, error)
 	Start(ctx context.Context, v pod.View, id string) error
 	StopContainer(ctx context.Context, v pod.View, id string, grace time.Duration) error
@@ -71,6 +77,9 @@ type Event struct {
 type Config struct {
 	Pods Pods
 	Tell func(Event) // may be nil
+
+	Root, State string // below which the emptyDirs of manifests are, on the disk and in memory
+	LogRoot     string // below which the logs of manifests' pods are
 }
 
 // Service looks after the local pods. New makes one.
@@ -108,6 +117,7 @@ func New(cfg Config) *Service {
 func (s *Service) Begin(ctx context.Context) {
 	s.ctx = withValues{s.ctx, ctx}
 	s.finish(ctx)
+	s.beginPods(ctx)
 	s.work.Go(s.follow)
 }
 
@@ -139,7 +149,13 @@ func (s *Service) follow() {
 			s.see(c) // what happened before, or was missed
 		}
 		for e := range events {
-			if e.Pod == nil || e.Pod.Origin != pod.OriginLocal || e.ContainerID == e.Pod.ID {
+			if e.Pod == nil || e.Pod.Origin != pod.OriginLocal {
+				continue
+			}
+			if e.ContainerID == e.Pod.ID {
+				if e.Kind == pod.EventDeleted {
+					s.removed(e.Pod)
+				}
 				continue
 			}
 			if e.Kind == pod.EventDeleted {
@@ -186,6 +202,10 @@ func (s *Service) ended(c *pod.ContainerStatus) {
 		s.await(c, triesOf(c).next(c), nil)
 		return
 	}
+	if p, err := s.cfg.Pods.Pod(pod.ViewAll, c.PodID); err == nil && ofManifest(p) {
+		s.advanceSoon(p)
+		return
+	}
 	do := s.release
 	if c.Config.Annotations[RemoveAnnotation] == "true" {
 		do = s.remove
@@ -230,13 +250,18 @@ func (s *Service) lockPod(id string) (*pod.PodStatus, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	m := p.Config.Metadata
-	unlock := s.locks.Lock(m.Namespace + "/" + m.Name + "/" + m.UID)
+	unlock := s.locks.Lock(lockName(p))
 	if p, err = s.cfg.Pods.Pod(pod.ViewAll, id); err != nil { // it may have gone meanwhile
 		unlock()
 		return nil, nil, err
 	}
 	return p, unlock, nil
+}
+
+// lockName is what the attempts of a pod are locked by.
+func lockName(p *pod.PodStatus) string {
+	m := p.Config.Metadata
+	return m.Namespace + "/" + m.Name + "/" + m.UID
 }
 
 func (s *Service) logged(what string, c *pod.ContainerStatus, err error) {

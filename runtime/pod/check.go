@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/berth-runtime/berth/runtime/checkpoint"
+	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/steps"
 	"github.com/berth-runtime/berth/runtime/sys/cgroup"
 	"github.com/berth-runtime/berth/runtime/sys/mount"
@@ -115,7 +117,7 @@ func (t *Table) checkMounts(table []mount.Info, want map[string]string) []Proble
 	have := map[string]bool{}
 	for _, m := range table {
 		have[m.Target] = true
-		if strings.HasPrefix(m.Target, t.cfg.State+"/") && want[m.Target] == "" {
+		if strings.HasPrefix(m.Target, t.cfg.State+"/") && want[m.Target] == "" && !t.isVolume(m.Target) {
 			out = append(out, Problem{"mount", m.Target, "no record wants it"})
 		}
 	}
@@ -125,6 +127,17 @@ func (t *Table) checkMounts(table []mount.Info, want map[string]string) []Proble
 		}
 	}
 	return out
+}
+
+// isVolume tells whether a container has the directory for a volume: what is
+// mounted there is its maker's.
+func (t *Table) isVolume(path string) bool {
+	for _, c := range t.Containers(ViewAll, ContainerFilter{}) {
+		if slices.ContainsFunc(c.Config.Mounts, func(m spec.Mount) bool { return m.HostPath == path }) {
+			return true
+		}
+	}
+	return false
 }
 
 // checkFiles finds directories, namespaces, cgroups and writable layers without

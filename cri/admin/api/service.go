@@ -95,6 +95,13 @@ type Server interface {
 	Work(context.Context, *Empty) (*WorkResult, error)
 	// Df tells what takes up space.
 	Df(context.Context, *Empty) (*DfResult, error)
+	// Apply makes the pods of a manifest of Kubernetes: InvalidArgument names each
+	// field that is not honoured with its line, before anything is done.
+	Apply(context.Context, *ManifestRequest) (*ManifestResult, error)
+	// Delete ends and removes the pods that a manifest names.
+	Delete(context.Context, *ManifestRequest) (*ManifestResult, error)
+	// Manifest gives a manifest of a pod, whoever made it.
+	Manifest(context.Context, *PodRequest) (*PodManifest, error)
 	// Doctor looks at the node: what it lacks, and what would mend it.
 	Doctor(context.Context, *DoctorRequest) (*DoctorResult, error)
 	// Config tells the configuration that the daemon runs with.
@@ -150,6 +157,9 @@ var serviceDesc = grpc.ServiceDesc{
 		unary("Stats", Server.Stats),
 		unary("Work", Server.Work),
 		unary("Df", Server.Df),
+		unary("Apply", Server.Apply),
+		unary("Delete", Server.Delete),
+		unary("Manifest", Server.Manifest),
 		unary("Doctor", Server.Doctor),
 		unary("Config", Server.Config),
 		unary("Networks", Server.Networks),
