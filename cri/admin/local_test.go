@@ -38,7 +38,9 @@ func (oneLocal) Delete(_ context.Context, text []byte) ([]local.Applied, error) 
 	return []local.Applied{{Namespace: "a", Name: string(text), Pod: "id"}}, nil
 }
 
-func (oneLocal) Manifest(id string) (string, []string, error) { return "kind: " + id, []string{"x"}, nil }
+func (oneLocal) Manifest(id string) (string, []string, error) {
+	return "kind: " + id, []string{"x"}, nil
+}
 
 func TestManifestsRoundTrip(t *testing.T) {
 	c, _, _ := start(t)

@@ -38,14 +38,14 @@ type anyPods interface{ admin.Pods }
 
 // onePod is a pods domain with one container.
 type onePod struct {
-	anyPods // nil: it answers what has a method below
-	mu         sync.Mutex
-	c          *pod.ContainerStatus // nil: removed
-	subs       []chan pod.Event
-	signals    []string
-	problems   []pod.Problem
-	works      []pod.Work
-	pods       []*pod.PodStatus
+	anyPods  // nil: it answers what has a method below
+	mu       sync.Mutex
+	c        *pod.ContainerStatus // nil: removed
+	subs     []chan pod.Event
+	signals  []string
+	problems []pod.Problem
+	works    []pod.Work
+	pods     []*pod.PodStatus
 }
 
 func (o *onePod) Container(_ pod.View, id string) (*pod.ContainerStatus, error) {

@@ -196,6 +196,7 @@ func TestAttachReplacesTheInterfaceOfAnotherNamespace(t *testing.T) {
 
 func TestPodsWithoutPortsLeaveNftablesAlone(t *testing.T) {
 	w := newWorld(t, nil)
+	w.unwatched()
 	w.attach()
 	// A rule that is not ours stays until the table is written.
 	c, err := nftables.New()
@@ -212,6 +213,7 @@ func TestPodsWithoutPortsLeaveNftablesAlone(t *testing.T) {
 
 func TestRepairPutsBackWhatWasTaken(t *testing.T) {
 	w := newWorld(t, nil)
+	w.unwatched()
 	p, q := w.attach(both(80, 8080, "")...), w.attach()
 	w.serve(p.Netns, "p", ":80")
 	conn, err := nftables.New()

@@ -79,6 +79,14 @@ func newWorld(t *testing.T, change func(*Config)) *world {
 	return w
 }
 
+// unwatched keeps the bridge from repairing by itself what a test spoils before
+// the test has seen it. It is for before the first pod.
+func (w *world) unwatched() {
+	w.b.linkMu.Lock()
+	defer w.b.linkMu.Unlock()
+	w.b.watch = func() {}
+}
+
 // newBridge is what a daemon that starts would make; the one before has ended.
 func (w *world) newBridge(cfg Config) *Bridge {
 	w.Helper()

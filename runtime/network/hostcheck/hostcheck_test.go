@@ -208,15 +208,18 @@ func TestRoutesOfTheHostAreFound(t *testing.T) {
 	})
 }
 
+// heldSocket is reachable, or the collector would close it.
+var heldSocket any
+
 // TestMain is also the process that listens, of the test below.
 func TestMain(m *testing.M) {
 	if at := os.Getenv("HOSTCHECK_LISTEN"); at != "" {
 		network, at, _ := strings.Cut(at, " ")
 		var err error
 		if network == "udp" {
-			_, err = net.ListenPacket(network, at)
+			heldSocket, err = net.ListenPacket(network, at)
 		} else {
-			_, err = net.Listen(network, at)
+			heldSocket, err = net.Listen(network, at)
 		}
 		fmt.Println("listening", err)
 		select {}
