@@ -60,7 +60,7 @@ func (s *Server) PodSandboxStatus(_ context.Context, r *criv1.PodSandboxStatusRe
 	}
 	out := &criv1.PodSandboxStatusResponse{Status: translate.PodStatus(p)}
 	if r.Verbose {
-		out.Info = info(map[string]any{"netns": p.Netns, "origin": p.Origin, "config": p.Config, "overhead": p.Overhead, "resources": p.Resources})
+		out.Info = info(map[string]any{"netns": p.Netns, "cniResult": p.CNIResult, "origin": p.Origin, "config": p.Config, "overhead": p.Overhead, "resources": p.Resources})
 	}
 	return out, nil
 }

@@ -3,6 +3,7 @@ package translate
 import (
 	"encoding/json"
 	"math"
+	"net"
 	"path"
 	"slices"
 	"strconv"
@@ -68,6 +69,17 @@ func localNetwork(p *spec.Pod) error {
 		if len(h.Names) != 1 || !hostName(h.Names[0]) || h.Address.Zone() != "" {
 			return invalid("annotation %s: %.80q at %v is no host", networkAnnotation, h.Names, h.Address)
 		}
+	}
+	if len(n.IPs) > maxExtras {
+		return invalid("annotation %s has %d addresses, at most %d are possible", networkAnnotation, len(n.IPs), maxExtras)
+	}
+	for _, a := range n.IPs {
+		if !a.IsValid() || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
+			return invalid("annotation %s: %v is no address that a pod can have", networkAnnotation, a)
+		}
+	}
+	if mac, err := net.ParseMAC(n.MAC); n.MAC != "" && (err != nil || len(mac) != 6 || mac[0]&1 != 0) {
+		return invalid("annotation %s: %.80q is no address of an interface, such as 0a:58:0a:00:00:02", networkAnnotation, n.MAC)
 	}
 	switch {
 	case n.Name != "" && p.Namespaces.Network != spec.ModePod:

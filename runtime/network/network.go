@@ -32,6 +32,11 @@ type Request struct {
 	// that name none. Only local pods name one.
 	Network string
 
+	// IPs and MAC are addresses that the pod wants; none: any. Only local pods
+	// have wishes.
+	IPs []netip.Addr
+	MAC string
+
 	// Cluster is set for pods of the kubelet, whose network a cluster brings.
 	Cluster bool
 	Handler string // runtime handler; empty: the default one

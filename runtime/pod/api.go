@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"encoding/json"
 	"net/netip"
 	"time"
 
@@ -57,7 +58,10 @@ type PodStatus struct {
 	CreatedAt time.Time
 	Addresses []netip.Addr // primary first; none on the host network
 	Netns     string       // path; empty on the host network
-	Network   string       // name of the one it is on; empty: the embedded one, or the host's
+	// CNIResult is what the plugins of its primary network answered, in JSON;
+	// none on other networks.
+	CNIResult json.RawMessage
+	Network   string // name of the one it is on; empty: the embedded one, or the host's
 	Overhead  spec.Resources
 	Resources spec.Resources // the containers' sum; both as the client last said
 }

@@ -122,7 +122,7 @@ func hasIPC(c *spec.Pod) bool     { return c.Namespaces.IPC == spec.ModePod }
 func sharesPIDs(c *spec.Pod) bool { return c.Namespaces.PID == spec.ModePod }
 func (t *Table) request(p *Pod) network.Request {
 	c := p.config // immutable
-	return network.Request{PodID: p.id, Network: c.LocalNetwork.Name, Namespace: c.Metadata.Namespace, Name: c.Metadata.Name, UID: c.Metadata.UID, Netns: t.netns(p.id), Ports: c.Ports,
+	return network.Request{PodID: p.id, Network: c.LocalNetwork.Name, IPs: c.LocalNetwork.IPs, MAC: c.LocalNetwork.MAC, Namespace: c.Metadata.Namespace, Name: c.Metadata.Name, UID: c.Metadata.UID, Netns: t.netns(p.id), Ports: c.Ports,
 		Cluster: p.from == OriginKubelet, Handler: c.RuntimeHandler, Annotations: c.Annotations, DNS: c.DNS, CgroupParent: c.CgroupParent}
 }
 

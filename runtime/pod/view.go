@@ -50,6 +50,9 @@ func (t *Table) podStatus(p *Pod) *PodStatus {
 	if hasNetns(p.config) {
 		st.Netns = t.netns(p.id)
 	}
+	if a := rec.Lease.Attachments; len(a) > 0 {
+		st.CNIResult = a[0].Result
+	}
 	return st
 }
 

@@ -231,8 +231,8 @@ func (n *Network) plan(r network.Request) (network.Lease, error) {
 		}
 		a := network.Attachment{Network: run.Name, Interface: fmt.Sprintf("eth%d", i), List: run.Bytes, Args: args}
 		for name, v := range data {
-			// One plugin alone serves a host port: that of the primary network.
-			if declares(run, name) && (name != capPorts || i == 0) {
+			// A host port leads to the primary network, and wishes are for it.
+			if declares(run, name) && (i == 0 || !slices.Contains([]string{capPorts, capIPs, capMAC}, name)) {
 				if a.Capabilities == nil {
 					a.Capabilities = map[string]json.RawMessage{}
 				}
@@ -240,6 +240,13 @@ func (n *Network) plan(r network.Request) (network.Lease, error) {
 			}
 		}
 		l.Attachments = append(l.Attachments, a)
+	}
+	// Whatever else a plugin does not take, the pod runs without; addresses that
+	// a person has chosen are not left out in silence.
+	for _, wish := range []string{capIPs, capMAC} {
+		if data[wish] != nil && l.Attachments[0].Capabilities[wish] == nil {
+			return l, errkind.New(errkind.FailedPrecondition, "it wants certain addresses, and no plugin of network %q declares the capability %q", l.Attachments[0].Network, wish)
+		}
 	}
 	return l, nil
 }

@@ -638,6 +638,29 @@ func TestCapabilities(t *testing.T) {
 	l.clean()
 }
 
+// Addresses that a person wants go to the plugins that take wishes; where there
+// are none, that is an error and not forgotten.
+func TestWishes(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.configured("10.conflist", l.list("1.0.0", "net1", m{"type": cnitest.Type, "subnets": []string{"10.9.0.0/24"}, "capabilities": m{"ips": true}}))
+	r := request(1)
+	r.IPs = []netip.Addr{netip.MustParseAddr("10.9.0.77"), netip.MustParseAddr("fd09::77")}
+	l.attach(r)
+	if text := string(l.calls("ADD")[0].Stdin); !strings.Contains(text, `"runtimeConfig":{"ips":["10.9.0.77","fd09::77"]}`) {
+		t.Error(text)
+	}
+	r = request(2)
+	r.MAC = "0a:58:0a:09:00:4d"
+	_, err := l.Reserve(t.Context(), r)
+	want(t, err, errkind.FailedPrecondition, `capability "mac"`, "net1")
+	l.configured("05.conflist", l.list("1.0.0", "net2", m{"type": cnitest.Type, "subnets": []string{"10.9.0.0/24"}, "capabilities": m{"mac": true}}))
+	l.attach(r)
+	if text := string(l.calls("ADD")[1].Stdin); !strings.Contains(text, `"mac":"0a:58:0a:09:00:4d"`) {
+		t.Error(text)
+	}
+}
+
 // Annotations that make no sense refuse the pod, with the annotation's name.
 func TestWrongRequests(t *testing.T) {
 	t.Parallel()

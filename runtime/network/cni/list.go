@@ -25,6 +25,8 @@ const maxList = 1 << 20
 const (
 	capPorts     = "portMappings"
 	capBandwidth = "bandwidth"
+	capIPs       = "ips"
+	capMAC       = "mac"
 )
 
 // list is a configuration list as libcni has read it, from the file of that name.

@@ -96,6 +96,12 @@ func capabilityData(r network.Request) (map[string]json.RawMessage, error) {
 	if bandwidth != (bandwidthData{}) {
 		all[capBandwidth] = bandwidth
 	}
+	if len(r.IPs) > 0 {
+		all[capIPs] = r.IPs
+	}
+	if r.MAC != "" {
+		all[capMAC] = r.MAC
+	}
 	if d := r.DNS; d != nil {
 		all["dns"] = dnsData{d.Servers, d.Searches, d.Options}
 	}

@@ -128,6 +128,18 @@ func TestWhoIsOnWhat(t *testing.T) {
 	}
 }
 
+// TestWishesOfTheEmbeddedNetwork: it gives the addresses that it chooses, and does
+// not pass over that a person has chosen others.
+func TestWishesOfTheEmbeddedNetwork(t *testing.T) {
+	t.Parallel()
+	net := newNode(t).start(modes.Bridge)
+	r := request("a", false)
+	r.MAC = "0a:58:0a:00:00:02"
+	if _, err := net.Reserve(t.Context(), r); !errkind.Is(err, errkind.Unimplemented) || !strings.Contains(err.Error(), r.PodID) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestThePodStaysOnItsNetwork: another mode, or a configuration that came or went,
 // changes nothing for a pod that is there.
 func TestThePodStaysOnItsNetwork(t *testing.T) {
