@@ -5,10 +5,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 	"unsafe"
@@ -208,21 +210,21 @@ func TestRoutesOfTheHostAreFound(t *testing.T) {
 	})
 }
 
-// heldSocket is reachable, or the collector would close it.
-var heldSocket any
-
 // TestMain is also the process that listens, of the test below.
 func TestMain(m *testing.M) {
 	if at := os.Getenv("HOSTCHECK_LISTEN"); at != "" {
 		network, at, _ := strings.Cut(at, " ")
+		var held any
 		var err error
 		if network == "udp" {
-			heldSocket, err = net.ListenPacket(network, at)
+			held, err = net.ListenPacket(network, at)
 		} else {
-			heldSocket, err = net.Listen(network, at)
+			held, err = net.Listen(network, at)
 		}
 		fmt.Println("listening", err)
-		select {}
+		_, _ = io.Copy(io.Discard, os.Stdin) // until the test ends it; the runtime calls select {} a deadlock
+		runtime.KeepAlive(held)
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
@@ -249,6 +251,8 @@ func TestListenersAreNamed(t *testing.T) {
 				cmd := exec.Command("/proc/self/exe")
 				cmd.Env = append(os.Environ(), "HOSTCHECK_LISTEN="+c.at)
 				out, err := cmd.StdoutPipe()
+				must(t, err)
+				_, err = cmd.StdinPipe()
 				must(t, err, cmd.Start())
 				defer func() { _, _ = cmd.Process.Kill(), cmd.Wait() }()
 				line := make([]byte, 100)
