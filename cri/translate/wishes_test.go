@@ -17,7 +17,7 @@ func TestAddressesThatALocalPodWants(t *testing.T) {
 		return p, LocalPod(&p)
 	}
 	p, err := read(`{"ips":["10.9.0.7","fd09::7"],"mac":"0a:58:0a:09:00:07"}`)
-	if err != nil || fmt.Sprint(p.LocalNetwork.IPs, p.LocalNetwork.MAC) != "[10.9.0.7 fd09::7] 0a:58:0a:09:00:07" {
+	if err != nil || fmt.Sprintf("%v %s", p.LocalNetwork.IPs, p.LocalNetwork.MAC) != "[10.9.0.7 fd09::7] 0a:58:0a:09:00:07" {
 		t.Errorf("%+v, %v", p.LocalNetwork, err)
 	}
 	for _, bad := range []string{
