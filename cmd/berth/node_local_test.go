@@ -125,3 +125,10 @@ func (n *node) RemoveVolume(_ context.Context, r *api.VolumeRequest) (*api.Empty
 	}
 	return nil, status.Errorf(codes.NotFound, "there is no volume %s", r.Name)
 }
+
+func (n *node) CheckLogin(_ context.Context, r *api.LoginRequest) (*api.Empty, error) {
+	if r.Username != "joe" || r.Password != "secret" {
+		return nil, status.Errorf(codes.PermissionDenied, "%s refuses the credentials", r.Host)
+	}
+	return &api.Empty{}, nil
+}

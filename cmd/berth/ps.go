@@ -141,7 +141,7 @@ func (r psRow) docker() map[string]any {
 	return map[string]any{
 		"Names": r.Name, "RunningFor": r.createdAgo, "CreatedAt": r.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
 		"Labels": strings.Join(labels, ","), "Mounts": strings.Join(r.Mounts, ","), "Size": size(r.Size), "Command": r.Command, "Ports": r.Ports,
-		"Health": r.Health, "Label": func(name string) string { return r.Labels[name] }, "Networks": "", "LocalVolumes": strconv.Itoa(len(r.Mounts)),
+		"Health": r.Health, "Networks": "", "LocalVolumes": strconv.Itoa(len(r.Mounts)),
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 func rmVerb(c *cli) *cobra.Command {
-	var force bool
+	var force, volumes bool
 	cmd := &cobra.Command{
 		Use:     "rm CONTAINER|POD...",
 		Short:   "Remove containers or pods",
@@ -18,6 +18,7 @@ func rmVerb(c *cli) *cobra.Command {
 		Example: examples("berth rm web", "berth rm -f $(berth ps -aq)"),
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "also what runs, and what the kubelet looks after")
+	cmd.Flags().BoolVarP(&volumes, "volumes", "v", false, "docker's word; the volumes without a name go always, those with one never")
 	return c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
 		return c.each(args, func(name string) error {
 			// Each time anew: removing a container may take its pod along.

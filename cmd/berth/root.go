@@ -77,8 +77,9 @@ func newRoot(c *cli) *cobra.Command {
 		applyVerb(c), deleteVerb(c),
 		pruneVerb(c), registryVerb(c),
 		completionVerb(c), doctorVerb(c), debugVerb(c), configVerb(c), checkVerb(c), dfVerb(c), infoVerb(c), versionVerb(c), stepsVerb(c),
-		volumeGroup(c),
+		volumeGroup(c), systemGroup(c), portVerb(c), loginVerb(c), logoutVerb(c),
 	)
+	root.AddCommand(dockerGroups(c)...)
 	root.CompletionOptions.DisableDefaultCmd = true // ours says more
 	c.complete(root)
 	return root

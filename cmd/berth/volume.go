@@ -225,11 +225,14 @@ func volumePruneVerb(c *cli) *cobra.Command {
 		Example: examples("berth volume prune", "berth volume prune --all --filter label=scratch"),
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those that have a name of their own")
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "docker's way not to be asked; berth never asks")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
 	cmd.Flags().StringArrayVar(&filters, "filter", nil, "only those that fit KEY=VALUE")
 	return c.verb(cmd, cobra.NoArgs, func(ctx context.Context, cl *client, _ []string) error {
 		fits, err := parseVolumeFilters(filters)
 		if err != nil {
+			return err
+		}
+		if err := c.confirm("volumes that no container mounts, with what they hold", force); err != nil {
 			return err
 		}
 		freed, err := c.pruneVolumes(ctx, cl, all, fits)
@@ -239,26 +242,4 @@ func volumePruneVerb(c *cli) *cobra.Command {
 		_, err = fmt.Fprintf(c.out, "%s came free\n", size(freed))
 		return err
 	})
-}
-
-// pruneVolumes removes the volumes that no container mounts and says so of each.
-func (c *cli) pruneVolumes(ctx context.Context, cl *client, all bool, fits func(api.Volume) bool) (freed uint64, err error) {
-	list, err := cl.admin.Volumes(ctx, true)
-	if err != nil {
-		return 0, cannot(err, "list the volumes")
-	}
-	for _, v := range list {
-		if len(v.Users) > 0 || !all && v.Labels[anonymousLabel] == "" || !fits(v) {
-			continue
-		}
-		switch err := cl.admin.RemoveVolume(ctx, v.Name); status.Code(err) {
-		case codes.OK:
-			fmt.Fprintf(c.out, "Deleted volume %s\n", v.Name)
-			freed += *v.Bytes
-		case codes.NotFound, codes.FailedPrecondition: // somebody was faster
-		default:
-			return freed, cannot(err, "remove the volume %s", v.Name)
-		}
-	}
-	return freed, nil
 }

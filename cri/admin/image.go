@@ -32,7 +32,7 @@ func (s *Server) InspectImage(ctx context.Context, r *api.ImageRequest) (*api.Im
 		return nil, err
 	}
 	out := image(img, s.users())
-	if out.Config, err = json.Marshal(img.Config); err != nil {
+	if out.Config, err = s.configOf(ctx, img); err != nil {
 		return nil, fmt.Errorf("cannot show the configuration of image %s: %w", img.ID, err)
 	}
 	history, err := s.cfg.Images.History(ctx, img.ID)
@@ -45,6 +45,25 @@ func (s *Server) InspectImage(ctx context.Context, r *api.ImageRequest) (*api.Im
 		})
 	}
 	return &out, nil
+}
+
+// configOf is the part of an image's configuration that is about containers, as
+// it is: docker's words for health checks and the like are no part of OCI's.
+func (s *Server) configOf(ctx context.Context, img imageservice.Image) (json.RawMessage, error) {
+	if img.Artifact != nil {
+		return json.Marshal(img.Config)
+	}
+	raw, err := s.cfg.Images.RawConfig(ctx, img.ID)
+	if err != nil {
+		return nil, err
+	}
+	var whole struct {
+		Config json.RawMessage `json:"config"`
+	}
+	if err := json.Unmarshal(raw, &whole); err != nil || len(whole.Config) == 0 {
+		return json.RawMessage("{}"), err
+	}
+	return whole.Config, nil
 }
 
 // image translates an image; users are the containers of each.
@@ -124,4 +143,9 @@ func (s *Server) ExplainRegistry(ctx context.Context, r *api.ExplainRequest) (*a
 		out.Endpoints = append(out.Endpoints, api.Endpoint(e))
 	}
 	return out, nil
+}
+
+// CheckLogin asks a registry whether it takes credentials.
+func (s *Server) CheckLogin(ctx context.Context, r *api.LoginRequest) (*api.Empty, error) {
+	return &api.Empty{}, s.cfg.Images.Login(ctx, r.Host, authOf(r.Credentials))
 }

@@ -62,6 +62,8 @@ type Images interface {
 	Build(ctx context.Context, r imageservice.BuildRequest, runner imageservice.BuildRunner) (imageservice.BuildResult, error)
 	SnapshotUsage(ctx context.Context, containerID string) (bytes, inodes uint64, err error)
 	Changes(ctx context.Context, containerID string) ([]imageservice.Change, error)
+	Login(ctx context.Context, host string, auth *imageservice.Auth) error
+	RawConfig(ctx context.Context, id string) ([]byte, error)
 	CommitContainer(ctx context.Context, r imageservice.CommitRequest) (imageservice.Image, error)
 	Remove(ctx context.Context, ref string) error
 	Check(ctx context.Context) ([]string, error)

@@ -141,6 +141,10 @@ var img = imageservice.Image{
 	Layers: []imageservice.Layer{{DiffID: "sha256:l", Size: 7}},
 }
 
+func (*oneImage) RawConfig(context.Context, string) ([]byte, error) {
+	return []byte(`{"config":{"Healthcheck":{"Test":["NONE"]}}}`), nil
+}
+
 func (*oneImage) Pull(_ context.Context, r imageservice.PullRequest) (imageservice.Image, error) {
 	if r.Auth == nil || r.Auth.Password != "secret" {
 		return imageservice.Image{}, errkind.New(errkind.PermissionDenied, "cannot pull %s: credentials were refused", r.Ref)
@@ -320,7 +324,7 @@ func TestSimpleCallsRoundTrip(t *testing.T) {
 		t.Errorf("events: %+v, %v", events, err)
 	}
 	i, err := c.InspectImage(ctx, "a")
-	if err != nil || i.ID != img.ID || len(i.Layers) != 1 || !i.Created.Equal(img.Created) || len(i.Config) == 0 ||
+	if err != nil || i.ID != img.ID || len(i.Layers) != 1 || !i.Created.Equal(img.Created) || string(i.Config) != `{"Healthcheck":{"Test":["NONE"]}}` ||
 		!reflect.DeepEqual(i.History, []api.History{{CreatedBy: "COPY", DiffID: "sha256:l", Size: 7}, {CreatedBy: "CMD"}}) {
 		t.Errorf("inspect: %+v, %v", i, err)
 	}

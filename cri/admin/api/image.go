@@ -109,3 +109,15 @@ func (c *Client) Prune(ctx context.Context, r *PruneRequest) (*PruneResult, erro
 func (c *Client) ExplainRegistry(ctx context.Context, r *ExplainRequest) (*RegistryExplanation, error) {
 	return call[RegistryExplanation](ctx, c, "ExplainRegistry", r)
 }
+
+// LoginRequest asks whether a registry takes credentials.
+type LoginRequest struct {
+	Host string `json:"host"` // HOST[:PORT]
+	Credentials
+}
+
+// CheckLogin asks a registry whether it takes credentials.
+func (c *Client) CheckLogin(ctx context.Context, r *LoginRequest) error {
+	_, err := call[Empty](ctx, c, "CheckLogin", r)
+	return err
+}

@@ -29,6 +29,8 @@ type Server interface {
 	Untag(context.Context, *ImageRequest) (*Empty, error)
 	// Prune removes images that no container uses.
 	Prune(context.Context, *PruneRequest) (*PruneResult, error)
+	// CheckLogin asks a registry whether it takes credentials.
+	CheckLogin(context.Context, *LoginRequest) (*Empty, error)
 	// ExplainRegistry tells where a pull of a reference would look, in order.
 	ExplainRegistry(context.Context, *ExplainRequest) (*RegistryExplanation, error)
 	// Images tells of all images what InspectImage does, but for configuration
@@ -137,6 +139,7 @@ var serviceDesc = grpc.ServiceDesc{
 		unary("Untag", Server.Untag),
 		unary("Prune", Server.Prune),
 		unary("ExplainRegistry", Server.ExplainRegistry),
+		unary("CheckLogin", Server.CheckLogin),
 		unary("Images", Server.Images),
 		unary("InspectImage", Server.InspectImage),
 		unary("Wait", Server.Wait),
