@@ -38,14 +38,16 @@ const (
 // endpoint is a CRI socket on trial.
 type endpoint struct {
 	name       string
+	socket     string
 	runtime    criv1.RuntimeServiceClient
 	pid        int // of who serves it: its CPU time is what counts, not that of processes it asks
 	pods       []string
 	containers []string
 }
 
-// lists prints what it takes to ask for all containers there are.
-func lists(ctx context.Context, peer string) (err error) {
+// calls prints what the calls of a node's day take: execs, logs, statistics and
+// lists, as what says.
+func calls(ctx context.Context, what, peer string) (err error) {
 	l, err := lab.New(lab.Options{LogLevel: 1})
 	if err != nil {
 		return err
@@ -85,11 +87,24 @@ func lists(ctx context.Context, peer string) (err error) {
 		}
 		all = append(all, other)
 	}
-	fmt.Printf("\n  %-44s %12s %12s %14s\n", "lists", "p50", "p95", "CPU each")
+	if what != "lists" {
+		if err := logs(ctx, l, all, image); err != nil {
+			return err
+		}
+	}
+	if what == "logs" {
+		return nil
+	}
+	fmt.Printf("\n  %-44s %12s %12s %14s\n", "calls", "p50", "p95", "CPU each")
 	for _, size := range runningSizes {
 		for _, e := range all {
 			if err := e.run(ctx, l, image, size); err != nil {
 				return err
+			}
+			if size == runningSizes[0] {
+				if err := e.printExec(ctx); err != nil {
+					return err
+				}
 			}
 			if err := e.printStats(ctx, size); err != nil {
 				return err
@@ -125,7 +140,7 @@ func newEndpoint(ctx context.Context, name, socket string, conn *grpc.ClientConn
 	}); err != nil || optErr != nil {
 		return nil, errors.Join(err, optErr)
 	}
-	return &endpoint{name: name, runtime: criv1.NewRuntimeServiceClient(conn), pid: int(peer.Pid)}, nil
+	return &endpoint{name: name, socket: socket, runtime: criv1.NewRuntimeServiceClient(conn), pid: int(peer.Pid)}, nil
 }
 
 // run has pods until there run so many containers in them.
@@ -195,6 +210,34 @@ func (e *endpoint) removeAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// execCalls are execs one after another, as probes are.
+const execCalls = 100
+
+// printExec prints ExecSync, with the CPU time of the whole machine: most of it
+// is of processes that end in the call.
+func (e *endpoint) printExec(ctx context.Context) error {
+	var s samples
+	for n := range execCalls + 1 {
+		if n == 1 {
+			s = samples{} // one to warm up
+		}
+		err := s.take(func() error {
+			r, err := e.runtime.ExecSync(ctx, &criv1.ExecSyncRequest{ContainerId: e.containers[n%len(e.containers)], Cmd: []string{"/bin/true"}, Timeout: 10})
+			if err == nil && r.ExitCode != 0 {
+				err = fmt.Errorf("it ended with %d: %s", r.ExitCode, r.Stderr)
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("ExecSync: %w", err)
+		}
+	}
+	slices.Sort(s.took)
+	const digits = 10 * time.Microsecond
+	fmt.Printf("  %-6s %-37s %12s %12s %14s\n", e.name, "ExecSync /bin/true (CPU of all)", s.took[execCalls/2].Round(digits), s.took[execCalls*95/100].Round(digits), (s.cpu / execCalls).Round(digits))
+	return nil
+}
+
 func (e *endpoint) printStats(ctx context.Context, size int) error {
 	err := e.print(fmt.Sprintf("ListContainerStats, %d", size), statsCalls, statsGap, func(int) error {
 		r, err := e.runtime.ListContainerStats(ctx, &criv1.ListContainerStatsRequest{})
@@ -221,6 +264,14 @@ func (e *endpoint) printLists(ctx context.Context) error {
 		}),
 		e.print(fmt.Sprintf("ContainerStatus, one of %d", len(e.containers)), listCalls, 0, func(n int) error {
 			_, err := e.runtime.ContainerStatus(ctx, &criv1.ContainerStatusRequest{ContainerId: e.containers[n*7%len(e.containers)]})
+			return err
+		}),
+		e.print(fmt.Sprintf("PodSandboxStatus, one of %d", len(e.pods)), listCalls, 0, func(n int) error {
+			_, err := e.runtime.PodSandboxStatus(ctx, &criv1.PodSandboxStatusRequest{PodSandboxId: e.pods[n*7%len(e.pods)]})
+			return err
+		}),
+		e.print("Status", listCalls, 0, func(int) error {
+			_, err := e.runtime.Status(ctx, &criv1.StatusRequest{})
 			return err
 		}),
 	)

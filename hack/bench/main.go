@@ -2,9 +2,10 @@
 // with 0, 10 and 50 idle ones, and the latencies of a pod's life with the CPU
 // time of everything that took part. Of pulls: time, CPU and memory of an image
 // of about 300 MB from a local registry, beside what decompression, hashing
-// and writing take by themselves. Of lists: time and CPU of asking for the
-// statistics of 10, 100 and 500 containers, and for all of 1,000. Of networks: a
-// pod's life on the embedded one and on one of CNI's plugins. The last three
+// and writing take by themselves. Of lists: time and CPU of an exec, of asking
+// for the statistics of 10, 100 and 500 containers, and for all of 1,000. Of
+// logs: MB/s, and CPU for each, of one container and of ten. Of networks: a
+// pod's life on the embedded one and on one of CNI's plugins. The last four
 // beside another CRI endpoint if one is given. It asserts nothing; figures are
 // for people.
 package main
@@ -51,13 +52,13 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	what := flag.String("what", "all", "pods, networks, pull, lists or all")
-	peer := flag.String("peer", "", "CRI socket to pull with by turns and to list beside, such as unix:///run/containerd/containerd.sock")
+	what := flag.String("what", "all", "pods, networks, pull, lists, logs or all")
+	peer := flag.String("peer", "", "CRI socket to pull, list and log beside, such as unix:///run/containerd/containerd.sock")
 	port := flag.Int("registry-port", 0, "port of the loopback where the peer expects the registry; 0: any")
 	dir := flag.String("dir", "", "directory for what is pulled and for the floor, on the file system to measure, which should be the peer's; empty: in the clone")
 	pullRounds := flag.Int("pull-rounds", 5, "pulls of each image")
 	flag.Parse()
-	if !slices.Contains([]string{"pods", "networks", "pull", "lists", "all"}, *what) || *pullRounds < 1 {
+	if !slices.Contains([]string{"pods", "networks", "pull", "lists", "logs", "all"}, *what) || *pullRounds < 1 {
 		return fmt.Errorf("cannot bench %q in %d rounds: see -help", *what, *pullRounds)
 	}
 	var uts unix.Utsname
@@ -65,8 +66,8 @@ func run(ctx context.Context) error {
 		return err
 	}
 	fmt.Printf("%d CPUs, Linux %s\n", runtime.NumCPU(), unix.ByteSliceToString(uts.Release[:]))
-	if *what == "lists" || *what == "all" {
-		if err := lists(ctx, *peer); err != nil {
+	if *what == "lists" || *what == "logs" || *what == "all" {
+		if err := calls(ctx, *what, *peer); err != nil {
 			return err
 		}
 	}
