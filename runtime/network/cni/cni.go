@@ -26,7 +26,6 @@ package cni
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -69,8 +68,8 @@ type Network struct {
 	cancel     context.CancelFunc
 	background sync.WaitGroup
 
-	straysOnce sync.Once
-	straysErr  error
+	straysMu sync.Mutex
+	alone    bool // guarded by straysMu: no plugin of an earlier daemon runs
 
 	mu     sync.Mutex
 	leases map[string]*grant // guarded by mu
@@ -288,8 +287,15 @@ func served(l network.Lease) bool {
 
 // ready makes sure that no plugin of an earlier daemon runs any more.
 func (n *Network) ready(ctx context.Context) error {
-	n.straysOnce.Do(func() { n.straysErr = endStrays(n.ctx, n.exec.mark, min(n.cfg.Timeout, strayPatience)) })
-	return errors.Join(n.straysErr, ctx.Err())
+	n.straysMu.Lock()
+	defer n.straysMu.Unlock()
+	if !n.alone {
+		if err := endStrays(n.ctx, n.exec.mark, min(n.cfg.Timeout, strayPatience)); err != nil {
+			return err // those in the kernel's hands may end yet
+		}
+		n.alone = true
+	}
+	return ctx.Err()
 }
 
 // strayPatience is how long plugins of an earlier daemon may take to end.

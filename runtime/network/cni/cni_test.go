@@ -527,7 +527,8 @@ func TestPluginsBesideTheList(t *testing.T) {
 	}
 }
 
-// Every configuration that cannot work says why, and the file.
+// T-NET. Every configuration that cannot work says why, and the file; a plugin
+// that is named by a path is none (CVE-2021-20206).
 func TestWrongConfigurations(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ text, want string }{
@@ -824,6 +825,27 @@ func TestPodsWaitForTheCollection(t *testing.T) {
 	}
 	l.detach(lease)
 	l.detach(known)
+}
+
+// Plugins that hang do not hold up the daemon's start, and are killed.
+func TestPluginsThatHangAtTheStart(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: host ports are repaired too")
+	}
+	l := newLab(t)
+	l.configured("10.conflist", l.plain())
+	l.faults(cnitest.Faults{"GC": cnitest.Hang, "STATUS": cnitest.Hang})
+	if err := l.Repair(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := l.Status(t.Context()); !errkind.Is(err, errkind.Unavailable) {
+		t.Errorf("status: %v", err)
+	}
+	l.Close()
+	l.Network = nil
+	l.eventually("they are ended", func() bool { return len(marked(t, l.cfg.Owner)) == 0 })
+	l.start()
 }
 
 // A network that others use too is not collected.

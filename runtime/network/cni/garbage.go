@@ -174,6 +174,10 @@ func (n *Network) dropKept(ctx context.Context, leases []network.Lease) error {
 	return errors.Join(errs...)
 }
 
+// repairPatience is how long the daemon's start waits for plugins to collect
+// garbage and to tell their status. Both go on without it.
+const repairPatience = 5 * time.Second
+
 // Repair implements network.Network: it has the plugins asked for their status
 // and for garbage, where there is a network at all.
 func (n *Network) Repair(ctx context.Context) error {
@@ -185,10 +189,23 @@ func (n *Network) Repair(ctx context.Context) error {
 			return n.cfg.HostPorts.Repair()
 		}
 	}
-	errs := []error{n.cfg.HostPorts.Repair(), n.collect(ctx)}
-	waiting, cancel := context.WithTimeout(ctx, statusTimeout)
+	errs := []error{n.cfg.HostPorts.Repair()}
+	collected := make(chan error, 1)
+	n.goBackground(func(ctx context.Context) {
+		err := n.collect(ctx)
+		if err != nil {
+			klog.FromContext(ctx).Error(err, "Cannot collect the garbage of networks")
+		}
+		collected <- err
+	})
+	waiting, cancel := context.WithTimeout(ctx, repairPatience)
 	defer cancel()
 	n.awaitStatus(waiting)
+	select {
+	case err := <-collected:
+		errs = append(errs, err)
+	case <-waiting.Done():
+	}
 	return errors.Join(errs...)
 }
 
