@@ -74,7 +74,7 @@ func newRoot(c *cli) *cobra.Command {
 		cpVerb(c), diffVerb(c), commitVerb(c),
 		psVerb(c), podsVerb(c), logsVerb(c), execVerb(c), attachVerb(c), whyVerb(c), topVerb(c), eventsVerb(c), statsVerb(c), inspectVerb(c),
 		imagesVerb(c), buildVerb(c), pullVerb(c), loadVerb(c), saveVerb(c), pushVerb(c), tagVerb(c), untagVerb(c), historyVerb(c), rmiVerb(c),
-		applyVerb(c), deleteVerb(c),
+		applyVerb(c), deleteVerb(c), importVerb(c),
 		pruneVerb(c), registryVerb(c),
 		completionVerb(c), doctorVerb(c), debugVerb(c), configVerb(c), checkVerb(c), dfVerb(c), infoVerb(c), versionVerb(c), stepsVerb(c),
 		volumeGroup(c), systemGroup(c), portVerb(c), loginVerb(c), logoutVerb(c),
