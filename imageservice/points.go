@@ -55,6 +55,7 @@ func StepNames() []string {
 		{verbRemove, []string{"rows", "blobs", "layers"}},
 		{verbSnapshot, []string{"rows", "directories"}},
 		{verbDiscard, []string{"directories", "rows", "layers"}},
+		{verbBuild, []string{"workspace", "rows", "used", "clear"}},
 	} {
 		for _, step := range t.steps {
 			name := string(t.verb) + "/" + step

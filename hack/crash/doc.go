@@ -6,7 +6,8 @@
 // fails it asks for again, with the same name and attempt. Once in that life
 // the daemon kills itself at the failpoint; it is started again and recovers.
 // The failpoints of the image store have clients of their own, which pull an
-// image, use it, remove it under its container and pull it again.
+// image, use it, remove it under its container and pull it again; those of
+// builds too, which build an image, again from the cache, and without it.
 //
 // Law. After the recovery `berth check` finds nothing, a container that ran
 // runs, and after the life nothing of the pod is left. A failpoint that no

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/hack/lab"
 )
@@ -122,5 +125,150 @@ CMD ["world"]
 	other := n.builds("--build-arg", "WORDS=others", dir)
 	if other.id == first.id {
 		t.Error("another argument gives the same image")
+	}
+}
+
+// TestBuildSandbox: commands of builds have what every container has of
+// capabilities, filters, masks and namespaces, and the network that is asked for.
+func TestBuildSandbox(t *testing.T) {
+	n := newNode(t, lab.Options{})
+	const look = `grep -E 'Cap(Inh|Prm|Eff|Bnd|Amb)|Seccomp:|NoNewPrivs' /proc/self/status; wc -c < /proc/kcore; ls /dev; touch /proc/sys/kernel/x 2>&1; id -u; id -g`
+	same := func(text string) string { return strings.Join(strings.Fields(text), " ") }
+	container := same(n.berth("run", "--rm", n.shell, "sh", "-c", look))
+	b := n.builds("--progress", "plain", "-t", "local/look:1", n.context(map[string]string{"Dockerfile": "FROM " + n.shell + "\nRUN (" + look + ") > /look\nRUN --network=none ls /sys/class/net > /none\nRUN ls /sys/class/net > /default\nRUN --network=host ls /sys/class/net > /host\n"}))
+	if b.commands != 4 {
+		t.Errorf("%+v", b)
+	}
+	if got := same(n.berth("run", "--rm", "local/look:1", "cat", "/look")); got != container {
+		t.Errorf("a command of a build sees\n%s\nand a container\n%s", got, container)
+	}
+	nets := map[string]string{}
+	for _, name := range []string{"none", "default", "host"} {
+		nets[name] = same(n.berth("run", "--rm", "local/look:1", "cat", "/"+name))
+	}
+	if nets["none"] != "lo" || !strings.Contains(nets["default"], "eth0") || !strings.Contains(nets["host"], n.Bridge) {
+		t.Errorf("the networks are %v", nets)
+	}
+}
+
+// TestBuildInterrupted: a build whose client is interrupted, or whose daemon is
+// killed, leaves no container, mount, snapshot or file. T-BUILD.
+func TestBuildInterrupted(t *testing.T) {
+	n := newNode(t, lab.Options{})
+	n.berth("pull", n.shell)
+	dir := n.context(map[string]string{"f": "x", "Dockerfile": "FROM " + n.shell + "\nCOPY f /f\nRUN --mount=type=tmpfs,target=/t --mount=type=secret,id=s --mount=from=" + n.shell + ",source=/bin,target=/b,rw echo started; sleep 1000\n"})
+	begin := func() (cmd *exec.Cmd, ended chan error) {
+		cmd = exec.CommandContext(t.Context(), filepath.Join(n.Clone, "bin/berth"), "--socket", n.Socket, "build", "--secret", "id=s,src="+filepath.Join(dir, "f"), dir)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended = make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		n.eventually(func() error {
+			for _, p := range n.podsOfBuilds() {
+				if p != "" {
+					return nil
+				}
+			}
+			return errors.New("no command runs")
+		})
+		return cmd, ended
+	}
+	clean := func() {
+		t.Helper()
+		n.eventually(func() error {
+			if left := n.podsOfBuilds(); len(left) > 0 {
+				return fmt.Errorf("pods are left: %v", left)
+			}
+			if entries, err := os.ReadDir(filepath.Join(n.Root, "images/b")); err != nil || len(entries) > 0 {
+				return fmt.Errorf("files are left: %v, %v", entries, err)
+			}
+			return nil
+		})
+		if problems, err := n.Admin().Check(t.Context()); err != nil || len(problems) > 0 {
+			t.Errorf("berth check: %+v, %v", problems, err)
+		}
+		if left := n.OfPods(); len(left) > 0 {
+			t.Errorf("left: %q", left)
+		}
+	}
+	cmd, ended := begin()
+	_ = cmd.Process.Signal(os.Interrupt)
+	if err := <-ended; err == nil {
+		t.Error("an interrupted build ended well")
+	}
+	clean()
+	_, ended = begin()
+	n.Kill()
+	if err := <-ended; err == nil {
+		t.Error("a build outlived its daemon")
+	}
+	if err := n.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	clean()
+}
+
+// podsOfBuilds lists the pods in which commands of builds run.
+func (n *node) podsOfBuilds() (ids []string) {
+	n.t.Helper()
+	r, err := n.runtime().ListPodSandbox(n.t.Context(), &criv1.ListPodSandboxRequest{})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for _, p := range r.Items {
+		if p.Metadata.Namespace == "berth.build" {
+			ids = append(ids, p.Id)
+		}
+	}
+	return ids
+}
+
+// TestBuildSources: a Dockerfile on stdin, a tar on stdin, an image for the
+// kubelet, and errors with their line.
+func TestBuildSources(t *testing.T) {
+	n := newNode(t, lab.Options{})
+	pipe := func(stdin []byte, args ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), filepath.Join(n.Clone, "bin/berth"), append([]string{"--socket", n.Socket, "build"}, args...)...)
+		cmd.Stdin = bytes.NewReader(stdin)
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if out, err := pipe([]byte("FROM "+n.shell+"\nRUN echo from stdin > /f\nCMD cat /f\n"), "-q", "-t", "local/stdin:1", "-"); err != nil || !strings.HasPrefix(out, "sha256:") {
+		t.Fatalf("%s, %v", out, err)
+	}
+	want(t, n.berth("run", "--rm", "local/stdin:1"), "from stdin")
+	dir := n.context(map[string]string{"deep/Dockerfile": "FROM " + n.shell + "\nCOPY f /f\nCMD cat /f\n", "f": "from a tar"})
+	packed, err := exec.CommandContext(t.Context(), "tar", "-C", dir, "-cz", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	iid := filepath.Join(n.Dir, "iid")
+	if out, err := pipe(packed, "--iidfile", iid, "-t", "local/tar:1", "-f", "deep/Dockerfile", "-"); err != nil {
+		t.Fatalf("%s, %v", out, err)
+	}
+	want(t, n.berth("run", "--rm", "local/tar:1"), "from a tar")
+	id := readText(t, iid)
+	kubelet, err := n.Dial(n.Kubelet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = kubelet.Close() }()
+	st, err := criv1.NewImageServiceClient(kubelet).ImageStatus(t.Context(), &criv1.ImageStatusRequest{Image: &criv1.ImageSpec{Image: "local/tar:1"}})
+	if err != nil || st.Image.GetId() != id || !st.Image.GetPinned() {
+		t.Errorf("the kubelet sees %v, %v", st, err)
+	}
+	for text, words := range map[string][]string{
+		"FROM " + n.shell + "\nRUN echo words; exit 9\n": {"Dockerfile:2", "exit code 9", "words"},
+		"FROM " + n.shell + "\n\nFLY\n":                  {"Dockerfile:3", "FLY"},
+		"FROM " + n.shell + "\nCOPY none /\n":            {"Dockerfile:2", "none"},
+	} {
+		out, err := pipe([]byte(text), "-")
+		if err == nil {
+			t.Errorf("%q was built", text)
+		}
+		for _, w := range append(words, "berth: cannot build", "  why: ", "  try: ") {
+			want(t, out, w)
+		}
 	}
 }

@@ -45,7 +45,7 @@ type builder struct {
 // below it, by RemoveWorkspace.
 func Build(ctx context.Context, r Request, store Store, runner Runner, dir string) (Result, error) {
 	b := &builder{req: r, limits: r.Limits.orDefault(), store: store, runner: runner,
-		turns: make(chan struct{}, max(2, runtime.GOMAXPROCS(0)))}
+		turns: make(chan struct{}, max(4, runtime.GOMAXPROCS(0)))}
 	var err error
 	if b.dir, err = newWorkspace(dir, r.Secrets); err != nil {
 		return Result{}, err

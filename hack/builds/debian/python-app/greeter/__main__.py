@@ -1,0 +1,3 @@
+import sys
+
+print("hello,", " ".join(sys.argv[1:]))
