@@ -108,7 +108,7 @@ lint: ## gofmt, go vet, and golangci-lint where it is installed
 	  if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
 	CGO_ENABLED=1 $(GO) vet -tags "$(SHIM_TAGS)" ./...
 	CGO_ENABLED=0 $(GO) vet -tags failpoint ./runtime/sys/fail ./cmd/berthd
-	CGO_ENABLED=0 $(GO) vet -tags e2e,crash,soak ./hack/...
+	CGO_ENABLED=0 $(GO) vet -tags e2e,crash,soak,kube ./hack/...
 	@if command -v golangci-lint >/dev/null; then golangci-lint run ./...; fi
 
 .PHONY: test-unit
@@ -145,8 +145,23 @@ test-vm: bin ## in guests: cgroup v2 only, systemd's cgroup driver, AppArmor (ro
 test-checkpoint: bin $(CACHE)/crictl ## checkpoints by the real CRIU, in a guest (root)
 	@hack/vm/checkpoint.sh
 
+# 14 minutes of CPU time the first time, to build what is pinned by hack/tools/kube.
+.PHONY: kube-programs
+kube-programs: bin
+	@hack/setup.sh --quiet
+	@hack/busybox.sh
+	@hack/kube/build.sh
+
+KUBE_TEST := $(GO) test -count=1 -tags kube -timeout 40m -parallel 6 -v
+.PHONY: kubelet kubelet-smoke
+kubelet: kube-programs ## the real kubelet and a cluster of one node on berth, by kubectl (root)
+	$(KUBE_TEST) ./hack/kube/...
+
+kubelet-smoke: kube-programs ## a handful of these tests
+	$(KUBE_TEST) -short -run '^Test(Standalone|DeletedMeanwhile|Readiness|Exec|PortForward|Logs|GracefulDeletion)$$' ./hack/kube/...
+
 .PHONY: test-all
-test-all: test crash critest soak test-vm test-checkpoint ## everything there is (root)
+test-all: test crash critest kubelet soak test-vm test-checkpoint ## everything there is (root)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each (10s)

@@ -65,8 +65,8 @@ type Lab struct {
 
 	config   string
 	net      *netspace // nil: the machine's
-	daemon   *process
-	registry *process
+	daemon   *Process
+	registry *Process
 	conn     *grpc.ClientConn
 }
 
@@ -204,7 +204,7 @@ func (l *Lab) Start(ctx context.Context) error {
 		_, err := l.Admin().Info(ctx)
 		return err
 	}
-	if err := p.await(ctx, ready); err != nil {
+	if err := p.Await(ctx, ready); err != nil {
 		return fmt.Errorf("cannot start berthd: %w", err)
 	}
 	return nil
@@ -235,13 +235,13 @@ func (l *Lab) Admin() *api.Client { return api.NewClient(l.Conn()) }
 func (l *Lab) Pid() int { return l.daemon.cmd.Process.Pid }
 
 // Running tells whether the daemon lives.
-func (l *Lab) Running() bool { return l.daemon != nil && !l.daemon.ended() }
+func (l *Lab) Running() bool { return l.daemon != nil && !l.daemon.Ended() }
 
 // Kill ends the daemon as a crash would.
-func (l *Lab) Kill() { l.daemon.stop(unix.SIGKILL) }
+func (l *Lab) Kill() { l.daemon.Stop(unix.SIGKILL) }
 
 // Stop ends the daemon in order; containers live on.
-func (l *Lab) Stop() { l.daemon.stop(unix.SIGTERM) }
+func (l *Lab) Stop() { l.daemon.Stop(unix.SIGTERM) }
 
 // KillShims ends every shim as a crash would and returns how many there were.
 func (l *Lab) KillShims(ctx context.Context) (int, error) {
@@ -317,7 +317,7 @@ func (l *Lab) Close(ctx context.Context) error {
 		l.conn.Close()
 	}
 	if l.registry != nil {
-		l.registry.stop(unix.SIGTERM)
+		l.registry.Stop(unix.SIGTERM)
 	}
 	errs = append(errs, l.takeDown())
 	if left := l.Residue(); len(left) > 0 {

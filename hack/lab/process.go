@@ -26,14 +26,14 @@ var fastRetry = grpc.ConnectParams{
 // machine may be building at the same time.
 const startLimit = 60 * time.Second
 
-// process is a child whose end is always waited for.
-type process struct {
+// Process is a child whose end is always waited for.
+type Process struct {
 	cmd  *exec.Cmd
 	log  string
 	done chan struct{} // closed when it has been reaped
 }
 
-func (l *Lab) startProcess(program string, args []string, env map[string]string, log string) (*process, error) {
+func (l *Lab) startProcess(program string, args []string, env map[string]string, log string) (*Process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, err
@@ -50,7 +50,7 @@ func (l *Lab) startProcess(program string, args []string, env map[string]string,
 	if err := l.Inside(cmd.Start); err != nil {
 		return nil, fmt.Errorf("cannot start %s: %w", program, err)
 	}
-	p := &process{cmd: cmd, log: log, done: make(chan struct{})}
+	p := &Process{cmd: cmd, log: log, done: make(chan struct{})}
 	go func() {
 		_ = cmd.Wait()
 		close(p.done)
@@ -58,7 +58,8 @@ func (l *Lab) startProcess(program string, args []string, env map[string]string,
 	return p, nil
 }
 
-func (p *process) ended() bool {
+// Ended tells whether it has been reaped.
+func (p *Process) Ended() bool {
 	select {
 	case <-p.done:
 		return true
@@ -67,8 +68,8 @@ func (p *process) ended() bool {
 	}
 }
 
-// stop sends sig and waits; what does not end in 20 seconds is killed.
-func (p *process) stop(sig unix.Signal) {
+// Stop sends sig and waits; what does not end in 20 seconds is killed.
+func (p *Process) Stop(sig unix.Signal) {
 	_ = p.cmd.Process.Signal(sig)
 	select {
 	case <-p.done:
@@ -78,12 +79,12 @@ func (p *process) stop(sig unix.Signal) {
 	}
 }
 
-// await returns when ready is nil; it gives up when the process has ended.
-func (p *process) await(ctx context.Context, ready func() error) error {
+// Await returns when ready is nil; it gives up when the process has ended.
+func (p *Process) Await(ctx context.Context, ready func() error) error {
 	var gone error
 	err := Eventually(ctx, startLimit, func() error {
 		err := ready()
-		if err != nil && p.ended() {
+		if err != nil && p.Ended() {
 			gone = fmt.Errorf("%s ended: %s\n%s", filepath.Base(p.cmd.Path), p.cmd.ProcessState, p.lastWords())
 			return nil
 		}
@@ -92,13 +93,20 @@ func (p *process) await(ctx context.Context, ready func() error) error {
 	return errors.Join(gone, err)
 }
 
+// Run starts a program of the node beside the daemon, such as a kubelet; what
+// it says goes to NAME.log of Dir, after what is there. It must have a path of
+// Dir among its arguments, by which Residue finds it. The caller stops it.
+func (l *Lab) Run(name, program string, args ...string) (*Process, error) {
+	return l.startProcess(program, args, nil, filepath.Join(l.Dir, name+".log"))
+}
+
 // Tail is the last lines of a text.
 func Tail(text string, lines int) string {
 	all := strings.Split(strings.TrimRight(text, "\n"), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-func (p *process) lastWords() string {
+func (p *Process) lastWords() string {
 	data, err := os.ReadFile(p.log)
 	if err != nil {
 		return err.Error()
@@ -140,7 +148,7 @@ func (l *Lab) StartRegistryAt(ctx context.Context, port int) error {
 		}
 		return resp.Body.Close()
 	}
-	if err := p.await(ctx, ready); err != nil {
+	if err := p.Await(ctx, ready); err != nil {
 		return fmt.Errorf("cannot start docker-registry: %w", err)
 	}
 	return l.mirror()

@@ -235,7 +235,7 @@ func (l *Lab) owns(pid int) bool {
 		return false
 	}
 	switch name := strings.TrimSuffix(filepath.Base(exe), " (deleted)"); {
-	case strings.HasPrefix(exe, "/memfd:"), strings.HasPrefix(name, "berth"), name == "docker-registry":
+	case strings.HasPrefix(exe, "/memfd:"), strings.HasPrefix(name, "berth"), name == "docker-registry", strings.HasPrefix(name, "kube"), name == "etcd":
 	default:
 		return false
 	}
