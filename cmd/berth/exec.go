@@ -41,7 +41,7 @@ func execVerb(c *cli) *cobra.Command {
 	f.StringVarP(&x.user, "user", "u", "", "user: UID[:GID] or NAME[:GROUP] (the container's if none is given)")
 	f.Int64Var(&x.timeout, "timeout", 0, "seconds before the command and what it started is killed; 0 for never")
 	f.StringVar(&x.detachKeys, "detach-keys", defaultDetachKeys, "keys that leave it to itself, with -it")
-	return c.verb(cmd, cobra.MinimumNArgs(2), func(ctx context.Context, cl *client, args []string) error {
+	return refusing(c.verb(cmd, cobra.MinimumNArgs(2), func(ctx context.Context, cl *client, args []string) error {
 		if err := x.check(c, args[0]); err != nil {
 			return err
 		}
@@ -57,7 +57,8 @@ func execVerb(c *cli) *cobra.Command {
 			return c.execSync(ctx, cl, o, args[1:], x.timeout)
 		}
 		return c.exec(ctx, cl, o, args[1:], &x)
-	})
+	}),
+		refusedFlag{name: "privileged", bool: true, why: "a command has the rights of its container", do: "run the container with --privileged or --cap-add"})
 }
 
 // check refuses what can be refused without asking the daemon.

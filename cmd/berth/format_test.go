@@ -94,7 +94,7 @@ func TestImagesText(t *testing.T) {
 	rows := imageRows(api.Image{ID: id, Tags: []string{"docker.io/library/web:2", "docker.io/library/web:1"}, Size: 187_654_321, Created: now.Add(-72 * time.Hour)}, false)
 	rows = append(rows, imageRows(api.Image{ID: id, Digests: []string{"h:5000/app@sha256:ab"}, Size: 900}, false)...)
 	rows = append(rows, imageRows(api.Image{ID: id, Size: 1_000}, false)...)
-	if err := c.printImages(rows); err != nil {
+	if err := c.printImages(rows, false); err != nil {
 		t.Fatal(err)
 	}
 	want := `

@@ -17,6 +17,7 @@ func infoVerb(c *cli) *cobra.Command {
 		Short:   "Show the daemon: where it keeps things and how it is",
 		Example: examples("berth info", "berth info --output json"),
 	}
+	cmd.Flags().StringVarP(&c.format, "format", "f", "", "docker's form of the answer: json, or a template")
 	return c.verb(cmd, cobra.NoArgs, func(ctx context.Context, cl *client, _ []string) error {
 		info, err := cl.admin.Info(ctx)
 		if err != nil {

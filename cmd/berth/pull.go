@@ -28,7 +28,7 @@ func pullVerb(c *cli) *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print only the image's id")
 	cmd.Flags().StringVar(&creds, "creds", "", "USER:PASSWORD for the registry (what docker login has written if not given)")
-	return c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
+	return refusing(c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
 		return c.each(args, func(ref string) error {
 			id, err := c.pull(ctx, cl, ref, creds, c.out, quiet)
 			if err != nil {
@@ -41,7 +41,10 @@ func pullVerb(c *cli) *cobra.Command {
 			}
 			return nil
 		})
-	})
+	}),
+		refusedFlag{name: "all-tags", short: "a", bool: true, why: "a registry may have thousands of them", do: "name the tags"},
+		refusedFlag{name: "platform", why: "images are pulled for this machine, which is " + ourPlatform, do: "leave it out; berth build --platform can be for others"},
+		refusedFlag{name: "disable-content-trust", bool: true, why: "docker's content trust has ended; images are verified by digest", do: "name the image by digest, or configure image.verifiers_dir"})
 }
 
 // ensureImage returns the id of an image, pulled if the policy says so. Its

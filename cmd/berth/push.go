@@ -20,7 +20,7 @@ func pushVerb(c *cli) *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print only the digest")
 	cmd.Flags().StringVar(&creds, "creds", "", "USER:PASSWORD for the registry")
-	return c.verb(cmd, cobra.RangeArgs(1, 2), func(ctx context.Context, cl *client, args []string) error {
+	return refusing(c.verb(cmd, cobra.RangeArgs(1, 2), func(ctx context.Context, cl *client, args []string) error {
 		to := args[len(args)-1]
 		auth, err := c.credentials(ctx, cl, to, creds)
 		if err != nil {
@@ -38,5 +38,8 @@ func pushVerb(c *cli) *cobra.Command {
 		}
 		_, err = fmt.Fprintf(c.out, "%s: %s\n", to, sum)
 		return err
-	})
+	}),
+		refusedFlag{name: "all-tags", short: "a", bool: true, why: "each name is pushed by itself", do: "name the tags"},
+		refusedFlag{name: "platform", why: "an image here is of one platform", do: "leave it out"},
+		refusedFlag{name: "disable-content-trust", bool: true, why: "docker's content trust has ended; images are verified by digest", do: "name the image by digest, or configure image.verifiers_dir"})
 }

@@ -19,7 +19,7 @@ func rmVerb(c *cli) *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "also what runs, and what the kubelet looks after")
 	cmd.Flags().BoolVarP(&volumes, "volumes", "v", false, "docker's word; the volumes without a name go always, those with one never")
-	return c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
+	return refusing(c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
 		return c.each(args, func(name string) error {
 			// Each time anew: removing a container may take its pod along.
 			inv, err := cl.look(ctx)
@@ -39,7 +39,8 @@ func rmVerb(c *cli) *cobra.Command {
 			fmt.Fprintln(c.out, name)
 			return nil
 		})
-	})
+	}),
+		refusedFlag{name: "link", short: "l", bool: true, why: "there are no links", do: "leave it out"})
 }
 
 // remove takes away a container or a pod, and what berth run made along with

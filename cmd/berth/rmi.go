@@ -22,7 +22,7 @@ func rmiVerb(c *cli) *cobra.Command {
 		Example: examples("berth rmi nginx:1.29", "berth rmi 9f3c2a1b"),
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "also an image that containers use, which go on, or one of several names by its id")
-	return c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
+	return refusing(c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
 		inv, err := cl.look(ctx)
 		if err != nil {
 			return err
@@ -51,7 +51,9 @@ func rmiVerb(c *cli) *cobra.Command {
 			fmt.Fprintln(c.out, ref)
 			return nil
 		})
-	})
+	}),
+		refusedFlag{name: "no-prune", bool: true, why: "layers that nobody uses any more are freed before the answer", do: "leave it out"},
+		refusedFlag{name: "platform", why: "an image here is of one platform", do: "leave it out"})
 }
 
 // untagOnly does what docker does with an image of several names: removing it

@@ -114,66 +114,12 @@ func (m *moreFlags) register(f *pflag.FlagSet) {
 	}
 }
 
-// refusedFlag is one of docker's that is known and not honoured. It says so when
-// it is used, instead of being "unknown".
-type refusedFlag struct {
-	name, short string
-	bool        bool // it takes no value
-	why, do     string
-}
-
-func (r refusedFlag) register(f *pflag.FlagSet) {
-	if f.Lookup(r.name) != nil {
-		return
-	}
-	usage := "not supported: " + r.why
-	if r.bool {
-		f.BoolP(r.name, r.short, false, usage)
-	} else {
-		f.StringArrayP(r.name, r.short, nil, usage)
-	}
-	_ = f.MarkHidden(r.name) // it is there
-}
-
-func refusedRunFlags() []refusedFlag {
-	const cgroups = "cgroup v2, which replaces what it needs, has nothing like it"
-	return []refusedFlag{
-		{name: "gpus", why: "devices come through CDI, which the driver's package describes", do: "name the device: --device nvidia.com/gpu=all (nvidia-ctk cdi generate writes its description to /etc/cdi)"},
-		{name: "link", why: "links are docker's old way; names of a network lead to its containers", do: "put both on one network and use the name: --network NAME"},
-		{name: "volumes-from", why: "the volumes that an image declares belong to one container", do: "give the volume a name and mount it in both: -v NAME:/path"},
-		{name: "volume-driver", why: "volumes are directories of the node", do: "mount the storage on the host and use -v /path:/path"},
-		{name: "log-driver", why: "logs have one form, CRI's, which every collector of Kubernetes reads", do: "leave it out; berth logs shows them, the files are below the directory that berth info names"},
-		{name: "log-opt", why: "logs have one form, CRI's", do: "leave it out"},
-		{name: "attach", short: "a", why: "without -d all of its output is shown", do: "leave it out, or use -d and berth attach"},
-		{name: "sig-proxy", bool: true, why: "signals are always passed on to what runs in the foreground", do: "leave it out; use -d for a container that your signals do not reach"},
-		{name: "blkio-weight", why: cgroups, do: "leave it out"},
-		{name: "blkio-weight-device", why: cgroups, do: "leave it out"},
-		{name: "device-read-bps", why: "CRI has no limits of disks", do: "leave it out; set io.max in its cgroup by hand"},
-		{name: "device-write-bps", why: "CRI has no limits of disks", do: "leave it out; set io.max in its cgroup by hand"},
-		{name: "device-read-iops", why: "CRI has no limits of disks", do: "leave it out; set io.max in its cgroup by hand"},
-		{name: "device-write-iops", why: "CRI has no limits of disks", do: "leave it out; set io.max in its cgroup by hand"},
-		{name: "device-cgroup-rule", why: "a rule without a device cannot be said in CRI", do: "name the device: --device /dev/NAME"},
-		{name: "kernel-memory", why: "the kernel has dropped it", do: "use --memory, which counts the kernel's memory too"},
-		{name: "memory-swappiness", why: "cgroup v2 has no swappiness of a container", do: "leave it out; --memory-swap limits its swap"},
-		{name: "oom-kill-disable", bool: true, why: "cgroup v2 has no such switch", do: "leave it out; --oom-score-adj makes others go first"},
-		{name: "cpu-rt-period", why: "cgroup v2 has no such limit", do: "leave it out"},
-		{name: "cpu-rt-runtime", why: "cgroup v2 has no such limit", do: "leave it out"},
-		{name: "cgroupns", why: "every container has its own view of the cgroups, but for privileged ones", do: "leave it out"},
-		{name: "uts", why: "its pod has a host name of its own", do: "leave it out; --network host gives it the host's"},
-		{name: "isolation", why: "that is for Windows", do: "leave it out"},
-		{name: "storage-opt", why: "writable layers have no limits of their own", do: "leave it out; keep what grows on a volume with a quota"},
-		{name: "disable-content-trust", bool: true, why: "docker's content trust has ended; images are verified by digest", do: "name the image by digest, or configure image.verifiers_dir"},
-	}
-}
-
-// check refuses what can be refused without asking the daemon.
+// checkMore refuses what can be refused without asking the daemon.
 func (r *runFlags) checkMore() error {
 	m := &r.more
 	what := "cannot run " + r.image
-	for _, refused := range refusedRunFlags() {
-		if f := m.flags.Lookup(refused.name); f != nil && f.Changed && f.Hidden {
-			return &problem{what: what + " with --" + refused.name, why: refused.why, do: refused.do}
-		}
+	if err := used(m.flags, what, refusedRunFlags()); err != nil {
+		return err
 	}
 	p := &problem{what: what}
 	kind, _, _ := strings.Cut(m.restart, ":")

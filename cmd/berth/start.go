@@ -148,7 +148,7 @@ func restartVerb(c *cli) *cobra.Command {
 	cmd.Flags().BoolVar(&keep, "keep", false, "carry the writable layer over to the new attempt")
 	cmd.Flags().Int64VarP(&grace, "time", "t", 10, "seconds before it is killed (what --stop-timeout said if not given)")
 	cmd.Flags().SetNormalizeFunc(timeoutIsTime)
-	return c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
+	return refusing(c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
 		inv, err := cl.look(ctx)
 		if err != nil {
 			return err
@@ -167,5 +167,6 @@ func restartVerb(c *cli) *cobra.Command {
 			fmt.Fprintln(c.out, name)
 			return nil
 		})
-	})
+	}),
+		refusedFlag{name: "signal", short: "s", why: "what ends a container is its own signal", do: "say it when it is made (--stop-signal), or send one: berth kill -s SIGNAL"})
 }

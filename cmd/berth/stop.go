@@ -22,7 +22,7 @@ func stopVerb(c *cli) *cobra.Command {
 	cmd.Flags().Int64VarP(&grace, "time", "t", 10, "seconds before it is killed (what --stop-timeout said if not given)")
 	cmd.Flags().SetNormalizeFunc(timeoutIsTime)
 	cmd.Flags().BoolVar(&force, "force", false, "also what the kubelet looks after")
-	return c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
+	return refusing(c.verb(cmd, cobra.MinimumNArgs(1), func(ctx context.Context, cl *client, args []string) error {
 		inv, err := cl.look(ctx)
 		if err != nil {
 			return err
@@ -41,7 +41,8 @@ func stopVerb(c *cli) *cobra.Command {
 			fmt.Fprintln(c.out, name)
 			return nil
 		})
-	})
+	}),
+		refusedFlag{name: "signal", short: "s", why: "what ends a container is its own signal", do: "say it when it is made (--stop-signal), or send one: berth kill -s SIGNAL"})
 }
 
 // stop ends a container, or all of a pod with the same grace for each of its

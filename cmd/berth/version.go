@@ -15,6 +15,7 @@ func versionVerb(c *cli) *cobra.Command {
 		Short:   "Show the versions of this command and of the daemon",
 		Example: examples("berth version", "berth version --output json"),
 	}
+	cmd.Flags().StringVarP(&c.format, "format", "f", "", "docker's form of the answer: json, or a template")
 	cmd.Args = cobra.NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		daemon, err := c.daemonVersion(cmd.Context())
