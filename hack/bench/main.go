@@ -77,7 +77,7 @@ func run(ctx context.Context) error {
 		}
 	}
 	if *what == "networks" || *what == "all" {
-		if err := networks(ctx, *peer); err != nil {
+		if err := networks(ctx, *peer, *port); err != nil {
 			return err
 		}
 	}
@@ -121,6 +121,11 @@ func prepare(ctx context.Context, l *lab.Lab) (string, error) {
 	if err := l.StartRegistry(ctx); err != nil {
 		return "", err
 	}
+	return prepareWith(ctx, l)
+}
+
+// prepareWith is prepare with a registry that runs.
+func prepareWith(ctx context.Context, l *lab.Lab) (string, error) {
 	shell, err := testimage.Shell()
 	if err != nil {
 		return "", err

@@ -10,9 +10,11 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-runtime/berth/hack/lab"
+	"github.com/berth-runtime/berth/hack/testimage"
 )
 
 // networkRounds is how many pods each way of networking is measured by.
@@ -33,7 +35,7 @@ type network struct {
 // reference plugins bridge, host-local and portmap under berth (portmap is not
 // run for a pod that publishes nothing) and alone, and those of a peer, which has
 // the configuration that it has.
-func networks(ctx context.Context, peer string) (err error) {
+func networks(ctx context.Context, peer string, registryPort int) (err error) {
 	var all []*network
 	defer func() {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
@@ -60,7 +62,15 @@ func networks(ctx context.Context, peer string) (err error) {
 				return nil, err
 			}
 		}
-		n.image, err = prepare(ctx, l)
+		if registryPort != 0 && len(all) == 1 {
+			err = l.StartRegistryAt(ctx, registryPort)
+		} else {
+			err = l.StartRegistry(ctx)
+		}
+		if err != nil {
+			return nil, err
+		}
+		n.image, err = prepareWith(ctx, l)
 		n.runtime = criv1.NewRuntimeServiceClient(l.Conn())
 		return n, err
 	}
@@ -81,6 +91,9 @@ func networks(ctx context.Context, peer string) (err error) {
 			return err
 		}
 		defer conn.Close()
+		if err := pushPause(ctx, embedded.l); err != nil {
+			return err
+		}
 		pull := &criv1.PullImageRequest{Image: &criv1.ImageSpec{Image: embedded.image}}
 		if _, err := criv1.NewImageServiceClient(conn).PullImage(ctx, pull); err != nil {
 			return fmt.Errorf("cannot pull with %s: %w", peer, err)
@@ -108,6 +121,23 @@ func networks(ctx context.Context, peer string) (err error) {
 	alone.add.print("ADD by the plugins alone")
 	alone.del.print("DEL by the plugins alone")
 	return nil
+}
+
+// pushPause gives the peer an image for its pause containers, pause:1 of the
+// registry, if it has none of its own.
+func pushPause(ctx context.Context, l *lab.Lab) error {
+	pause, err := os.ReadFile(filepath.Join(l.Clone, "bin/berth-init"))
+	if err != nil {
+		return err
+	}
+	img, err := testimage.Image{
+		Layers: []testimage.Layer{{Files: []testimage.File{{Path: "/pause", Mode: 0o755, Data: string(pause)}}}},
+		Config: v1.Config{Cmd: []string{"/pause"}},
+	}.Build()
+	if err == nil {
+		_, err = testimage.Push(ctx, l.Registry+"/pause:1", img)
+	}
+	return err
 }
 
 // life makes a pod with a container, and takes it away.
