@@ -61,12 +61,12 @@ func (s *Service) Build(ctx context.Context, r BuildRequest, runner BuildRunner)
 	s.mu.Lock()
 	s.building[b.name] = true
 	s.mu.Unlock()
-	err := s.step(verbBuild, "workspace", func() error { return os.Mkdir(b.dir, 0o700) })
+	err := s.step(ctx, verbBuild, "workspace", func() error { return os.Mkdir(b.dir, 0o700) })
 	var result BuildResult
 	if err == nil {
 		result, err = build.Build(ctx, r.Request, b, runner, b.dir)
 	}
-	if end := b.end(); err == nil {
+	if end := b.end(ctx); err == nil {
 		err = end
 	}
 	if err != nil {
@@ -91,17 +91,17 @@ type building struct {
 var _ build.Store = (*building)(nil)
 
 // end lets go of what the build had.
-func (b *building) end() error {
+func (b *building) end(ctx context.Context) error {
 	s := b.s
-	err := s.step(verbBuild, "clear", func() error { return build.RemoveWorkspace(b.dir) })
+	err := s.step(ctx, verbBuild, "clear", func() error { return build.RemoveWorkspace(b.dir) })
 	s.mu.Lock()
 	delete(s.building, b.name)
 	s.mu.Unlock()
 	b.mu.Lock()
 	holds, used := b.holds, b.used
 	b.mu.Unlock()
-	err = errors.Join(err, s.touchBuilds(used), s.release(holds...))
-	return errors.Join(err, s.boundBuilds())
+	err = errors.Join(err, s.touchBuilds(ctx, used), s.release(holds...))
+	return errors.Join(err, s.boundBuilds(ctx))
 }
 
 func (b *building) keep(h hold) {
@@ -204,7 +204,7 @@ func (b *building) Cached(key digest.Digest) (build.Layer, bool) {
 // returns.
 func (b *building) Commit(ctx context.Context, key digest.Digest, below build.Stack, write func(context.Context, io.Writer) error) (build.Layer, bool, error) {
 	if write == nil {
-		return build.Layer{}, false, b.s.commitStep(key, hold{}, "")
+		return build.Layer{}, false, b.s.commitStep(ctx, key, hold{}, "")
 	}
 	src, err := sourceOf(ctx, below, write)
 	if err != nil {
@@ -228,7 +228,7 @@ func (b *building) Commit(ctx context.Context, key digest.Digest, below build.St
 			return build.Layer{}, false, err
 		}
 	}
-	return build.Layer{DiffID: src.diffID, Seq: h.seq()}, h.flight != nil, b.s.commitStep(key, h, src.diffID)
+	return build.Layer{DiffID: src.diffID, Seq: h.seq()}, h.flight != nil, b.s.commitStep(ctx, key, h, src.diffID)
 }
 
 // sourceOf is the layer that write writes; it is written once to know its digest.
@@ -275,7 +275,7 @@ func seqs(stack build.Stack) (out []uint64) {
 }
 
 // commitStep writes the row of a step, and of its layer if that is new.
-func (s *Service) commitStep(key digest.Digest, h hold, diffID digest.Digest) error {
+func (s *Service) commitStep(ctx context.Context, key digest.Digest, h hold, diffID digest.Digest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	row := meta.Build{Key: key.String(), Used: time.Now().UTC().Round(time.Second)}
@@ -291,7 +291,7 @@ func (s *Service) commitStep(key digest.Digest, h hold, diffID digest.Digest) er
 		}
 	}
 	images := s.healed(layers)
-	err := s.step(verbBuild, "rows", func() error {
+	err := s.step(ctx, verbBuild, "rows", func() error {
 		return s.db.Update(func(tx *meta.Tx) error {
 			for _, l := range layers {
 				tx.PutLayer(l)
@@ -516,12 +516,12 @@ func (s *Service) removeCaches() error {
 }
 
 // touchBuilds notes that a build had these steps.
-func (s *Service) touchBuilds(keys map[string]bool) error {
+func (s *Service) touchBuilds(ctx context.Context, keys map[string]bool) error {
 	if len(keys) == 0 {
 		return nil
 	}
 	now := time.Now().UTC().Round(time.Second)
-	return s.step(verbBuild, "used", func() error {
+	return s.step(ctx, verbBuild, "used", func() error {
 		return s.change(func(tx *meta.Tx, st *meta.State) error {
 			for key := range keys {
 				if row, ok := st.Builds[key]; ok {
@@ -544,14 +544,14 @@ const maxBuildSteps = 20_000
 
 // boundBuilds forgets the steps that were not used for the longest time while
 // there are more than the limits allow.
-func (s *Service) boundBuilds() error {
+func (s *Service) boundBuilds(ctx context.Context) error {
 	s.mu.Lock()
 	doomed := s.surplusBuilds()
 	s.mu.Unlock()
 	if len(doomed) == 0 {
 		return nil
 	}
-	return s.collect(verbRemove, func(tx *meta.Tx, st *meta.State) {
+	return s.collect(ctx, verbRemove, func(tx *meta.Tx, st *meta.State) {
 		for _, row := range doomed {
 			if st.Builds[row.Key] == row {
 				tx.DeleteBuild(row.Key)

@@ -26,12 +26,12 @@ func (s *Service) Prepare(ctx context.Context, containerID, imageID string) erro
 		return kinded(err, "cannot prepare snapshot of container %s from image %s", containerID, imageID)
 	}
 	var row meta.Snapshot
-	err := s.step(verbSnapshot, "rows", func() (err error) {
+	err := s.step(ctx, verbSnapshot, "rows", func() (err error) {
 		row, err = s.snapshotOf(ctx, containerID, imageID)
 		return err
 	})
 	if err == nil {
-		err = s.step(verbSnapshot, "directories", func() error { return s.makeSnapshot(row) })
+		err = s.step(ctx, verbSnapshot, "directories", func() error { return s.makeSnapshot(row) })
 	}
 	if err != nil {
 		return kinded(err, "cannot prepare snapshot of container %s from image %s", containerID, imageID)
@@ -203,7 +203,7 @@ func (s *Service) Unmount(_ context.Context, target string) error {
 
 // Discard removes a container's writable layer, and the layers below it if
 // nobody else uses them. It must not be mounted. An absent one is success.
-func (s *Service) Discard(_ context.Context, containerID string) error {
+func (s *Service) Discard(ctx context.Context, containerID string) error {
 	if err := checkContainerID(containerID); err != nil {
 		return err
 	}
@@ -211,9 +211,9 @@ func (s *Service) Discard(_ context.Context, containerID string) error {
 	if _, err := s.snapshotRow(containerID); err != nil {
 		return nil
 	}
-	err := s.step(verbDiscard, "directories", func() error { return removeTree(s.snapshotDir(containerID)) })
+	err := s.step(ctx, verbDiscard, "directories", func() error { return removeTree(s.snapshotDir(containerID)) })
 	if err == nil {
-		err = s.collect(verbDiscard, func(tx *meta.Tx, st *meta.State) {
+		err = s.collect(ctx, verbDiscard, func(tx *meta.Tx, st *meta.State) {
 			tx.DeleteSnapshot(containerID)
 			delete(st.Snapshots, containerID)
 		})

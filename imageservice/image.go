@@ -1,6 +1,7 @@
 package imageservice
 
 import (
+	"context"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -36,6 +37,10 @@ type Config struct {
 
 	Verifiers verifier.Programs // asked at each pull
 	Observer  Observer          // nil for none
+	// Observe, if set, is told of a step before it is done, in the context of
+	// whoever asked for it; the function that it returns, of its end. It must not
+	// block, nor call the store.
+	Observe func(ctx context.Context, verb, step string) (context.Context, func(error))
 	// Happened, if set, is told of pulls that begin and end and of images that
 	// are removed, each once and in order. It must not block, nor call the store.
 	Happened func(Event)

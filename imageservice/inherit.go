@@ -30,10 +30,10 @@ func (s *Service) Inherit(ctx context.Context, containerID, from string, keep bo
 		row.From = from
 	}
 	if err == nil {
-		err = s.step(verbSnapshot, "rows", func() error { return s.inheritRow(row) })
+		err = s.step(ctx, verbSnapshot, "rows", func() error { return s.inheritRow(row) })
 	}
 	if err == nil {
-		err = s.step(verbSnapshot, "directories", func() error {
+		err = s.step(ctx, verbSnapshot, "directories", func() error {
 			if keep {
 				return s.moveSnapshot(from, containerID)
 			}

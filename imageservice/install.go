@@ -45,7 +45,7 @@ func (s *Service) install(ctx context.Context, b bundle) (Image, error) {
 	}
 	row := meta.Image{ID: digest.FromBytes(b.config).String(), Digests: b.digests}
 	whole := s.willKeep(&row, b)
-	release, err := s.putBlobs(&row, append([][]byte{b.config}, b.blobs...))
+	release, err := s.putBlobs(ctx, &row, append([][]byte{b.config}, b.blobs...))
 	defer release()
 	if err != nil {
 		return Image{}, err
@@ -63,22 +63,22 @@ func (s *Service) install(ctx context.Context, b bundle) (Image, error) {
 		return Image{}, err
 	}
 	if whole {
-		if err := s.step(verbPull, "keep", func() error { return s.keepBlobs(ctx, b.layers) }); err != nil {
+		if err := s.step(ctx, verbPull, "keep", func() error { return s.keepBlobs(ctx, b.layers) }); err != nil {
 			return Image{}, err
 		}
 	}
 	if !fresh(holds) {
-		return s.commit(row, config, b, holds)
+		return s.commit(ctx, row, config, b, holds)
 	}
 	if err := s.completeAll(ctx, disk, b.layers, holds); err != nil {
 		return Image{}, err
 	}
-	image, err := s.commit(row, config, b, holds)
+	image, err := s.commit(ctx, row, config, b, holds)
 	if err != nil {
 		return Image{}, err
 	}
 	// What fails here is dropped with the parts that nobody asks for.
-	_ = s.step(verbPull, "drop-old-parts", func() error { return s.dropParts(b.layers, 0) })
+	_ = s.step(ctx, verbPull, "drop-old-parts", func() error { return s.dropParts(b.layers, 0) })
 	return image, nil
 }
 
@@ -93,7 +93,7 @@ func (s *Service) completeAll(ctx context.Context, disk *os.File, layers []sourc
 	// Before anything is synced, which would write to disk what is of no use any
 	// more. A part that was begun long ago is written already, costs nothing to
 	// keep, and took long to come: it stays until it cannot be needed.
-	err := s.step(verbPull, "drop-parts", func() error {
+	err := s.step(ctx, verbPull, "drop-parts", func() error {
 		return errors.Join(s.dropParts(layers, s.youngPart), s.blobs.AbandonBefore(time.Now().Add(-partAge)))
 	})
 	if err != nil {
@@ -107,7 +107,7 @@ func (s *Service) completeAll(ctx context.Context, disk *os.File, layers []sourc
 	if err = errors.Join(err, <-early); err != nil {
 		return err
 	}
-	return s.step(verbPull, "sync", func() error { return s.sync(disk, holds) })
+	return s.step(ctx, verbPull, "sync", func() error { return s.sync(disk, holds) })
 }
 
 // sync makes durable what is in the store. If the kernel says on disk that
@@ -163,7 +163,7 @@ func (s *Service) settleAll(ctx context.Context, holds []hold) error {
 	var lowers []string // topmost first
 	for _, h := range holds {
 		if h.flight != nil {
-			if err := s.step(verbPull, "settle", func() error { return s.settle(ctx, h.flight, lowers) }); err != nil {
+			if err := s.step(ctx, verbPull, "settle", func() error { return s.settle(ctx, h.flight, lowers) }); err != nil {
 				return err
 			}
 		}
@@ -178,7 +178,7 @@ func (s *Service) settleAll(ctx context.Context, holds []hold) error {
 // putBlobs stores blobs and writes them into row. They and what row names
 // already stay at least until the returned function is called, and longer if a
 // row names them by then.
-func (s *Service) putBlobs(row *meta.Image, blobs [][]byte) (release func(), err error) {
+func (s *Service) putBlobs(ctx context.Context, row *meta.Image, blobs [][]byte) (release func(), err error) {
 	for _, b := range blobs {
 		row.Blobs = append(row.Blobs, digest.FromBytes(b))
 	}
@@ -189,7 +189,7 @@ func (s *Service) putBlobs(row *meta.Image, blobs [][]byte) (release func(), err
 	}
 	s.mu.Unlock()
 	release = func() { _ = s.releaseBlobs(held) }
-	err = s.step(verbPull, "blobs", func() error {
+	err = s.step(ctx, verbPull, "blobs", func() error {
 		for _, b := range blobs {
 			if err := s.blobs.Put(digest.FromBytes(b), b); err != nil {
 				return err
@@ -214,7 +214,7 @@ func (s *Service) releaseBlobs(held []digest.Digest) error {
 }
 
 // commit writes the rows of an image with those of its new layers.
-func (s *Service) commit(row meta.Image, config manifest.Config, b bundle, holds []hold) (Image, error) {
+func (s *Service) commit(ctx context.Context, row meta.Image, config manifest.Config, b bundle, holds []hold) (Image, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// The same image may be here, under another name or by another manifest.
@@ -244,7 +244,7 @@ func (s *Service) commit(row meta.Image, config manifest.Config, b bundle, holds
 	}
 	images := s.healed(layers)
 	images[row.ID] = row
-	err := s.step(verbPull, "commit", func() error {
+	err := s.step(ctx, verbPull, "commit", func() error {
 		return s.db.Update(func(tx *meta.Tx) error {
 			for _, l := range layers {
 				tx.PutLayer(l)

@@ -94,8 +94,8 @@ func (s *Service) acquire(ctx context.Context, src source) (hold, error) {
 	for {
 		var h hold
 		var own bool
-		_ = s.step(verbPull, "claim", func() error {
-			h, own = s.claim(key, src)
+		_ = s.step(ctx, verbPull, "claim", func() error {
+			h, own = s.claim(ctx, key, src)
 			return nil
 		})
 		if h.flight == nil {
@@ -131,7 +131,7 @@ func (s *Service) acquire(ctx context.Context, src source) (hold, error) {
 
 // claim finds the committed layer, joins a flight, or starts one, which is
 // then the caller's own.
-func (s *Service) claim(key string, src source) (h hold, own bool) {
+func (s *Service) claim(ctx context.Context, key string, src source) (h hold, own bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, row := range s.state.Layers {
@@ -145,7 +145,7 @@ func (s *Service) claim(key string, src source) (h hold, own bool) {
 		return hold{flight: f}, false
 	}
 	// The flight outlives the install that started it if others wait for it.
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.nextSeq++
 	f := &flight{key: key, seq: s.nextSeq, chain: src.chain, size: src.size, cancel: cancel, done: make(chan struct{}), refs: 1}
 	s.flights[key] = f
@@ -198,7 +198,7 @@ func (s *Service) release(holds ...hold) error {
 		delete(s.dying, f.seq)
 		s.mu.Unlock()
 	}
-	return errors.Join(append(errs, s.collect(verbRemove, nil))...)
+	return errors.Join(append(errs, s.collect(context.Background(), verbRemove, nil))...)
 }
 
 // fly brings one layer into its directory: it downloads, verifies,
@@ -218,7 +218,7 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 		}
 	}()
 	fsDir := filepath.Join(tmp, "fs")
-	if err := s.step(verbPull, "directory", func() error { return os.MkdirAll(fsDir, 0o755) }); err != nil {
+	if err := s.step(ctx, verbPull, "directory", func() error { return os.MkdirAll(fsDir, 0o755) }); err != nil {
 		return r, err
 	}
 	// Past the umask: the directory may become the root that a container sees.
@@ -227,7 +227,7 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 	}
 	src.report(0, StatusDownloading)
 	var stream io.ReadCloser
-	err = s.step(verbPull, "part", func() (err error) {
+	err = s.step(ctx, verbPull, "part", func() (err error) {
 		stream, err = s.download(ctx, src)
 		return err
 	})
@@ -239,7 +239,7 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 	if err != nil {
 		return r, err
 	}
-	err = s.step(verbPull, "unpack", func() (err error) {
+	err = s.step(ctx, verbPull, "unpack", func() (err error) {
 		r, err = s.unpackInTurn(ctx, stream, fsDir, src, rec)
 		return err
 	})
@@ -257,7 +257,7 @@ func (s *Service) fly(ctx context.Context, seq uint64, src source) (r unpack.Res
 		}
 		r.Sums = nil
 	}
-	return r, s.step(verbPull, "rename", func() error { return os.Rename(tmp, s.layerDir(seq)) })
+	return r, s.step(ctx, verbPull, "rename", func() error { return os.Rename(tmp, s.layerDir(seq)) })
 }
 
 // inventoryName is the file beside a layer's directory fs.

@@ -1,6 +1,7 @@
 package imageservice
 
 import (
+	"context"
 	"time"
 
 	"github.com/berth-runtime/berth/runtime/sys/fail"
@@ -30,11 +31,17 @@ func (v verb) step(name string, do func() error) error {
 	return nil
 }
 
-// step does one step of a verb and tells the observer of it.
-func (s *Service) step(v verb, name string, do func() error) error {
+// step does one step of a verb and tells the observers of it. Steps of a layer
+// that several pulls wait for are told in the context of the first.
+func (s *Service) step(ctx context.Context, v verb, name string, do func() error) error {
 	begin := time.Now()
+	ended := func(error) {}
+	if s.cfg.Observe != nil {
+		_, ended = s.cfg.Observe(ctx, string(v), name)
+	}
 	err := v.step(name, do)
 	s.cfg.Observer.Stepped(string(v), name, time.Since(begin), err)
+	ended(err)
 	return err
 }
 

@@ -25,12 +25,12 @@ type Pruned struct {
 // the cache of builds has but what a running one holds, and frees what only they
 // used before it returns. Whether a container has an image is
 // read in the transaction that deletes it, so none loses its image meanwhile.
-func (s *Service) Prune(_ context.Context, scope PruneScope) (Pruned, error) {
+func (s *Service) Prune(ctx context.Context, scope PruneScope) (Pruned, error) {
 	var p Pruned
 	if err := s.removeCaches(); err != nil {
 		return p, kinded(err, "cannot prune the caches of builds")
 	}
-	err := s.collect(verbRemove, func(tx *meta.Tx, st *meta.State) {
+	err := s.collect(ctx, verbRemove, func(tx *meta.Tx, st *meta.State) {
 		blobs := namedBlobs(*st)
 		used := map[string]bool{}
 		for _, c := range st.Snapshots {

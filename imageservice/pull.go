@@ -165,7 +165,7 @@ func (s *Service) pull(ctx context.Context, ref refs.Ref, auth *registry.Auth, p
 	var b bundle
 	var m *v1.Manifest
 	var top digest.Digest
-	err = s.step(verbPull, "resolve", func() (err error) {
+	err = s.step(ctx, verbPull, "resolve", func() (err error) {
 		m, top, err = findManifest(ctx, ref, &b, repo.Manifest)
 		return err
 	})

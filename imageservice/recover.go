@@ -53,7 +53,7 @@ func (s *Service) reconcile(ctx context.Context) error {
 	if err := s.expireParts(); err != nil {
 		return err
 	}
-	err = s.collect(verbOpen, func(tx *meta.Tx, st *meta.State) {
+	err = s.collect(ctx, verbOpen, func(tx *meta.Tx, st *meta.State) {
 		for id, why := range found.broken {
 			log.Info("Image is incomplete and is dropped; the next pull brings it again", "image", id, "reason", why)
 			deleteImage(tx, st, id)
@@ -77,7 +77,7 @@ func (s *Service) reconcile(ctx context.Context) error {
 	}
 	for _, path := range found.rubbish {
 		log.V(2).Info("Removing what a crash has left in the image store", "path", path)
-		if err := s.step(verbOpen, "rubbish", func() error { return removeTree(path) }); err != nil {
+		if err := s.step(ctx, verbOpen, "rubbish", func() error { return removeTree(path) }); err != nil {
 			return err
 		}
 	}

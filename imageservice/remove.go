@@ -24,7 +24,7 @@ func (s *Service) Remove(ctx context.Context, ref string) error {
 	if err != nil {
 		return kinded(err, "cannot remove image %s", ref)
 	}
-	err = s.collect(verbRemove, func(tx *meta.Tx, st *meta.State) { deleteImage(tx, st, image.ID) })
+	err = s.collect(ctx, verbRemove, func(tx *meta.Tx, st *meta.State) { deleteImage(tx, st, image.ID) })
 	if err != nil {
 		return kinded(err, "cannot remove image %s", ref)
 	}
@@ -105,11 +105,11 @@ func (s *Service) change(do func(*meta.Tx, *meta.State) error) error {
 // collect runs do, which may be nil, and in the same transaction deletes the
 // rows of layers that nobody uses afterwards. Then it removes their
 // directories and the blobs that no image names.
-func (s *Service) collect(v verb, do func(*meta.Tx, *meta.State)) error {
-	dead, err := s.collectRows(v, do)
+func (s *Service) collect(ctx context.Context, v verb, do func(*meta.Tx, *meta.State)) error {
+	dead, err := s.collectRows(ctx, v, do)
 	var errs []error
 	for _, seq := range dead {
-		errs = append(errs, s.step(v, "layers", func() error { return removeTree(s.layerDir(seq)) }))
+		errs = append(errs, s.step(ctx, v, "layers", func() error { return removeTree(s.layerDir(seq)) }))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,14 +119,14 @@ func (s *Service) collect(v verb, do func(*meta.Tx, *meta.State)) error {
 	return errors.Join(append(errs, err)...)
 }
 
-func (s *Service) collectRows(v verb, do func(*meta.Tx, *meta.State)) (dead []uint64, err error) {
+func (s *Service) collectRows(ctx context.Context, v verb, do func(*meta.Tx, *meta.State)) (dead []uint64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if do == nil && len(unused(s.state, s.held)) == 0 {
 		return nil, nil
 	}
 	next := cloneState(s.state)
-	err = s.step(v, "rows", func() error {
+	err = s.step(ctx, v, "rows", func() error {
 		return s.db.Update(func(tx *meta.Tx) error {
 			if do != nil {
 				do(tx, &next)
@@ -158,7 +158,7 @@ func (s *Service) collectRows(v verb, do func(*meta.Tx, *meta.State)) (dead []ui
 	}
 	s.state = next
 	s.publish()
-	err = s.step(v, "blobs", func() error {
+	err = s.step(ctx, v, "blobs", func() error {
 		freed, err := s.dropBlobs(blobs)
 		bytes += freed
 		return err

@@ -68,20 +68,25 @@ func (t traces) close(ctx context.Context) error {
 
 // observeSteps counts the steps of the pods' verbs, remembers and traces them.
 func observeSteps(counts *metrics.Metrics, t traces, last *operations.Recorder) steps.Observe {
-	counted := func(ctx context.Context, verb, step string) (context.Context, func(error)) {
+	seen := rememberSteps(t, last)
+	return func(ctx context.Context, verb, step string) (context.Context, func(error)) {
 		begin := time.Now()
-		_, kept := last.Step(ctx, verb, step)
+		ctx, end := seen(ctx, verb, step)
 		return ctx, func(err error) {
 			counts.Stepped(verb, step, time.Since(begin), err)
-			kept(err)
+			end(err)
 		}
 	}
+}
+
+// rememberSteps remembers and traces steps.
+func rememberSteps(t traces, last *operations.Recorder) steps.Observe {
 	if t.Tracer == nil {
-		return counted
+		return last.Step
 	}
 	return func(ctx context.Context, verb, step string) (context.Context, func(error)) {
-		_, count := counted(ctx, verb, step)
-		ctx, end := t.Step(ctx, verb, step)
-		return ctx, func(err error) { count(err); end(err) }
+		_, kept := last.Step(ctx, verb, step)
+		ctx, traced := t.Step(ctx, verb, step)
+		return ctx, func(err error) { kept(err); traced(err) }
 	}
 }

@@ -75,6 +75,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		NoTarSplit:      !cfg.Image.TarSplit,
 		Verifiers:       verifier.Programs{Dir: cfg.Image.VerifiersDir},
 		Observer:        counts,
+		Observe:         rememberSteps(spans, last),
 		Happened:        happened.Image,
 		BootID:          bootID,
 		SetGCPercent:    debug.SetGCPercent,

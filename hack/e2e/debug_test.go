@@ -52,6 +52,7 @@ func TestDebugDump(t *testing.T) {
 	dump := n.berth("debug", "dump")
 	for _, want := range []string{
 		`(?m)^==== configuration ====$`, `(?m)^image\.proxies = .*//\*\*\*@127\.0\.0\.1:1.* # .*config\.toml:\d+$`,
+		`(?m)^\S+Z PullImage ` + regexp.QuoteMeta(n.shell) + `: OK, \S+\n    image-pull/resolve \S+\n`, `(?m)^    image-pull/commit \S+$`,
 		`(?m)^\S+Z RunPodSandbox lab/secretive: OK, \S+\n    pod\.run/\S+ \S+$`, `(?m)^    pod\.run/network \S+$`,
 		`(?m)^    container\.start/\S+ \S+$`, `(?m)^\S+Z CreateContainer \S+/d: NotFound, \S+: "cannot create container .*absent:1`,
 		`(?m)^\S+Z PullImage 127\.0\.0\.1:1/private:1: \w+, \S+: ".*cannot pull `, `(?m)^\S+Z ExecSync ` + id + `: \w+, \S+: ".*no-such-program`,
