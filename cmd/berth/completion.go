@@ -41,7 +41,7 @@ const completionPatience = 500 * time.Millisecond
 
 // complete gives every verb below cmd the completion of its arguments. What
 // they are is in its Use line, which people read too: CONTAINER, POD, IMAGE,
-// VOLUME or several of them, and "..." for more of the last.
+// VOLUME, NETWORK or several of them, and "..." for more of the last.
 func (c *cli) complete(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		c.complete(sub)
@@ -88,7 +88,7 @@ func argumentKinds(use string) func(n int) (kinds []string, files bool) {
 			n = len(places) - 1
 		}
 		known := filter(places[n], func(kind string) bool {
-			return slices.Contains([]string{"CONTAINER", "POD", "IMAGE", "NAME[:TAG", "VOLUME"}, kind)
+			return slices.Contains([]string{"CONTAINER", "POD", "IMAGE", "NAME[:TAG", "VOLUME", "NETWORK"}, kind)
 		})
 		return known, len(known) == 0 && slices.ContainsFunc(places[n], func(k string) bool { return k != "NAME" })
 	}
@@ -141,6 +141,15 @@ func (c *cli) names(ctx context.Context, kinds []string) ([]string, error) {
 		}
 		for _, v := range list {
 			out = append(out, cobra.CompletionWithDesc(v.Name, "volume"))
+		}
+	}
+	if slices.Contains(kinds, "NETWORK") {
+		list, err := cl.admin.Networks(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range list.Networks {
+			out = append(out, cobra.CompletionWithDesc(n.Name, "network"))
 		}
 	}
 	slices.Sort(out)

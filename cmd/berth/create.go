@@ -42,7 +42,7 @@ func (r *runFlags) join(inv *inventory) error {
 	if r.more.pod == "" {
 		return nil
 	}
-	o, err := inv.choose(r.more.pod, inv.allPods(), "pod")
+	o, err := inv.podToJoin(r.more.pod, r.net.joins)
 	if err != nil {
 		return err
 	}
@@ -57,6 +57,18 @@ func (r *runFlags) join(inv *inventory) error {
 		return nil
 	}
 	return p
+}
+
+// podToJoin finds a pod by its name, or by one of its containers.
+func (inv *inventory) podToJoin(name string, byContainer bool) (object, error) {
+	if !byContainer {
+		return inv.choose(name, inv.allPods(), "pod")
+	}
+	o, err := inv.choose(name, inv.allContainers(), "container")
+	if err == nil && o.pod == nil {
+		err = &problem{what: "cannot join the pod of container " + name, why: "it is being removed", do: "choose another container: berth ps"}
+	}
+	return object{pod: o.pod}, err
 }
 
 // takenNames are the names that containers of berth run and their pods have,

@@ -30,14 +30,9 @@ func dockerVerbs() []dockerVerb {
 		"memory-reservation memory-swap memory-swappiness mount name network network-alias no-healthcheck oom-kill-disable oom-score-adj pid pids-limit platform privileged publish publish-all " +
 		"pull quiet read-only restart rm runtime security-opt shm-size stop-signal stop-timeout storage-opt sysctl tmpfs tty ulimit use-api-socket user userns uts volume volume-driver " +
 		"volumes-from workdir"
-	const addresses = "addresses come from the network's range, and what is free there is not known before"
-	network := map[string]string{
-		"add-host": "names come from the pod's networks so far", "dns": "a pod has the name servers that the host asks", "dns-option": "a pod has the host's resolver options",
-		"dns-search": "a pod has the host's search domains", "expose": "it says nothing that --publish does not", "ip": addresses, "ip6": addresses, "link-local-ip": addresses,
-		"mac-address": "the kernel chooses it", "network-alias": "a container is known by its name", "publish-all": "each published port is named",
-	}
 	const kept = "an image has one platform here"
-	bridges := map[string]string{"": "networks are in the daemon, their verbs not yet in the command", "*": "networks are bridges of this node, with what these can do"}
+	bridges := map[string]string{"*": "networks are bridges of this node, with what these can do"}
+	moving := map[string]string{"": "which network a pod is on is settled when it is made"}
 	buildkit := "it is BuildKit's own, beyond what a Dockerfile and its context need"
 	return []dockerVerb{
 		{"attach", "detach-keys no-stdin sig-proxy", map[string]string{"sig-proxy": "signals are passed on, unless the container has a terminal"}},
@@ -50,7 +45,7 @@ func dockerVerbs() []dockerVerb {
 		{"commit", "author change message no-pause pause", nil},
 		{"container prune", "filter force", nil},
 		{"cp", "archive follow-link quiet", nil},
-		{"create", run, network},
+		{"create", run, nil},
 		{"diff", "", nil},
 		{"events", "filter format since until", map[string]string{"until": "the journal ends now, or with -f never"}},
 		{"exec", "detach detach-keys env env-file interactive privileged tty user workdir", nil},
@@ -65,9 +60,9 @@ func dockerVerbs() []dockerVerb {
 		{"login", "password password-stdin username", nil},
 		{"logout", "", nil},
 		{"logs", "details follow since tail timestamps until", map[string]string{"details": "lines have no attributes"}},
-		{"network connect", "alias driver-opt gw-priority ip ip6 link link-local-ip", bridges},
+		{"network connect", "alias driver-opt gw-priority ip ip6 link link-local-ip", moving},
 		{"network create", "attachable aux-address config-from config-only driver gateway ingress internal ip-range ipam-driver ipam-opt ipv4 ipv6 label opt scope subnet", bridges},
-		{"network disconnect", "force", bridges},
+		{"network disconnect", "force", moving},
 		{"network inspect", "format verbose", bridges},
 		{"network ls", "filter format no-trunc quiet", bridges},
 		{"network prune", "filter force", bridges},
@@ -81,7 +76,7 @@ func dockerVerbs() []dockerVerb {
 		{"restart", "signal time", nil},
 		{"rm", "force link volumes", nil},
 		{"rmi", "force no-prune platform", nil},
-		{"run", run + " detach detach-keys sig-proxy", network},
+		{"run", run + " detach detach-keys sig-proxy", nil},
 		{"save", "output platform", map[string]string{"platform": kept, "output": "-o is --file here; --output is the form of answers"}},
 		{"search", "", map[string]string{"": "it asks docker's hub, and no other registry has what answers"}},
 		{"start", "attach checkpoint checkpoint-dir detach-keys interactive", map[string]string{"checkpoint": "a pod is restored through CRI", "checkpoint-dir": "a pod is restored through CRI"}},

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,19 +38,20 @@ func TestParsePorts(t *testing.T) {
 		{in: "[::1]:8080:80", want: []string{"[::1]:8080->80/tcp"}},
 		{in: "8000-8002:9000-9002/udp", want: []string{"*:8000->9000/udp", "*:8001->9001/udp", "*:8002->9002/udp"}},
 		{in: "65535:65535", want: []string{"*:65535->65535/tcp"}},
-		{in: "80", why: "which port of the host"},
 		{in: "8080:80/icmp", why: "no protocol"},
 		{in: "8080:80/", why: `no protocol ""`},
-		{in: "0:80", why: "not a port number"},
-		{in: ":80", why: "not a port number"},
 		{in: "65536:80", why: "not a port number"},
 		{in: "http:80", why: "not a port number"},
-		{in: "8000-8001:9000", why: "differ in length"},
 		{in: "8002-8000:9002-9000", why: "runs backwards"},
 		{in: "::1:8080:80", why: "must be in brackets"},
 		{in: "localhost:8080:80", why: "not an IP address"},
 		{in: "[fe80::1%eth0]:1:1", why: "not an IP address"},
-		{in: "", why: "which port of the host"},
+		{in: "", why: "not a port number"},
+		{in: "0", why: "not a port number"},
+		{in: "8080:0", why: "not a port number"},
+		{in: "8000-8001:9000-9002", why: "differ in length"},
+		{in: "1-65535:1-65535", why: "that makes 65535 ports, and a container can have 1024"},
+		{in: "1-65535", why: "a container can have 1024"},
 	} {
 		got, err := parsePorts([]string{tc.in})
 		if tc.why != "" {
@@ -57,7 +59,7 @@ func TestParsePorts(t *testing.T) {
 			continue
 		}
 		var shown []string
-		for _, m := range got {
+		for _, m := range mappings(got) {
 			shown = append(shown, portText(m))
 		}
 		if err != nil || !slices.Equal(shown, tc.want) {
@@ -69,6 +71,69 @@ func TestParsePorts(t *testing.T) {
 	if _, err := parsePorts([]string{"53:53/tcp", "53:53/udp", "127.0.0.1:80:80", "127.0.0.2:80:80"}); err != nil {
 		t.Error(err)
 	}
+}
+
+// A port of the host that is not named, or one of several, is the first that
+// nobody has.
+func TestPortsThatAreChosen(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"80": "*:N->80/tcp", ":80": "*:N->80/tcp", "0:80": "*:N->80/tcp", "127.0.0.1::53/udp": "127.0.0.1:N->53/udp",
+		"[::1]::80": "[::1]:N->80/tcp", "80-81": "*:N->80/tcp, *:N->81/tcp",
+	} {
+		all, err := parsePorts([]string{in})
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := mappings(all)
+		got := portsText(first)
+		for _, m := range first {
+			if m.HostPort < firstRandom || m.HostPort > lastRandom {
+				t.Errorf("%s: port %d is none of those", in, m.HostPort)
+			}
+			got = strings.ReplaceAll(got, fmt.Sprint(":", m.HostPort), ":N")
+		}
+		if got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+		taken := fmt.Errorf("cannot run pod: host port %s 0.0.0.0:%d is held by pod default/other (1234)", strings.ToLower(first[0].Protocol.String()), first[0].HostPort)
+		if !another(all, taken) || mappings(all)[0].HostPort == first[0].HostPort && all[0].tries == randomTries-1 {
+			t.Errorf("%s: no other port is chosen", in)
+		}
+	}
+	all, err := parsePorts([]string{"8000-8002:80", "9000:90"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := func(port int) error {
+		return fmt.Errorf("host port tcp [::]:%d is taken: process 1 of the host (x) listens on [::1]:%d", port, port)
+	}
+	if !another(all, taken(8000)) || !another(all, taken(8001)) || another(all, taken(8002)) || portsText(mappings(all)) != "*:8002->80/tcp, *:9000->90/tcp" {
+		t.Errorf("of a range: %s", portsText(mappings(all)))
+	}
+	if another(all, taken(9000)) || another(all, errors.New("no such image")) {
+		t.Error("a port that was named is exchanged for another")
+	}
+}
+
+func TestExposedPorts(t *testing.T) {
+	t.Parallel()
+	all, err := parsePorts([]string{"8080:80"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err = exposed(all, []byte(`{"ExposedPorts": {"80/tcp": {}, "443/tcp": {}, "53/udp": {}}}`), []string{"5000-5001"})
+	var got []string
+	for _, p := range all {
+		got = append(got, fmt.Sprintf("%d/%v", p.port, p.protocol))
+	}
+	if err != nil || strings.Join(got, " ") != "80/TCP 443/TCP 53/UDP 5000/TCP 5001/TCP" {
+		t.Errorf("%v, %v", got, err)
+	}
+	_, err = exposed(nil, []byte(`{"ExposedPorts": {"http": {}}}`), nil)
+	told(t, "image", err, "not a port of a container")
+	_, err = exposed(nil, nil, []string{"80:80"})
+	told(t, "host", err, "not a port of a container")
 }
 
 func TestParseVolumes(t *testing.T) {

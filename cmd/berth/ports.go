@@ -1,40 +1,77 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net/netip"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// parsePorts reads the values of --publish, each
-// [HOSTIP:]HOST:CONTAINER[/PROTO], where HOST and CONTAINER may be ranges of
-// the same length and an IPv6 HOSTIP is in brackets.
-func parsePorts(specs []string) ([]*criv1.PortMapping, error) {
-	var all []*criv1.PortMapping
+// published is one port of the container and the ports of the host from which
+// its own is taken: one that was named, or the first that is free of several.
+type published struct {
+	protocol   criv1.Protocol
+	ip         string // empty: every address of both families
+	host, port int32
+	left       []int32 // further ports of the host to try
+	tries      int     // how many more may be invented; only where none was named
+}
+
+// Random ports are taken from where docker takes them, Linux's usual range for
+// ports that nobody names.
+const (
+	firstRandom, lastRandom = 32768, 60999
+	randomTries             = 100
+)
+
+// maxPublished bounds the ports of one container, as the daemon does.
+const maxPublished = 1024
+
+// parsePorts reads the values of --publish, each [[HOSTIP:][HOST]:]CONTAINER[/PROTO].
+// HOST and CONTAINER may be ranges of the same length, HOST a range from which
+// one port is taken for a single CONTAINER, and HOST may be left out or 0: then a
+// free port is chosen. An IPv6 HOSTIP is in brackets.
+func parsePorts(specs []string) ([]*published, error) {
+	var all []*published
 	taken := map[string]string{}
 	for _, s := range specs {
-		mappings, err := parsePort(s)
+		some, err := parsePort(s)
 		if err != nil {
 			return nil, err
 		}
-		for _, m := range mappings {
-			key := fmt.Sprintf("%s %d/%s", m.HostIp, m.HostPort, m.Protocol)
+		for _, m := range some {
+			if m.host == 0 || len(m.left) > 0 {
+				continue
+			}
+			key := fmt.Sprintf("%s %d/%s", m.ip, m.host, m.protocol)
 			if first, ok := taken[key]; ok {
-				return nil, portProblem(s, fmt.Sprintf("host port %d is already published by %q", m.HostPort, first),
+				return nil, portProblem(s, fmt.Sprintf("host port %d is already published by %q", m.host, first),
 					"give each published port a host port of its own")
 			}
 			taken[key] = s
 		}
-		all = append(all, mappings...)
+		if all = append(all, some...); len(all) > maxPublished {
+			return nil, portProblem(s, fmt.Sprintf("that makes %d ports, and a container can have %d", len(all), maxPublished),
+				"publish fewer, or use the host's network: --network host")
+		}
+	}
+	for _, m := range all {
+		if m.host == 0 {
+			m.tries = randomTries
+			m.next()
+		}
 	}
 	return all, nil
 }
 
-func parsePort(s string) ([]*criv1.PortMapping, error) {
-	const form = "write [HOSTIP:]HOST:CONTAINER[/tcp|udp|sctp], for example -p 8080:80 or -p 127.0.0.1:5353:53/udp"
+func parsePort(s string) ([]*published, error) {
+	const form = "write [[HOSTIP:][HOST]:]CONTAINER[/tcp|udp|sctp], for example -p 8080:80, -p 80 or -p 127.0.0.1:5353:53/udp"
 
 	rest, protoName, named := strings.Cut(s, "/")
 	if !named {
@@ -44,20 +81,14 @@ func parsePort(s string) ([]*criv1.PortMapping, error) {
 	if !ok {
 		return nil, portProblem(s, fmt.Sprintf("there is no protocol %q", protoName), form)
 	}
+	host, hostPorts := "", ""
 	rest, container, ok := cutLast(rest, ":")
 	if !ok {
-		return nil, portProblem(s, "it does not say which port of the host",
-			fmt.Sprintf("name the host's port first: -p 8080:%s", s))
-	}
-	host, hostPorts, ok := cutLast(rest, ":")
-	if !ok {
+		container = rest
+	} else if host, hostPorts, ok = cutLast(rest, ":"); !ok {
 		host, hostPorts = "", rest
 	}
 	ip, err := hostIP(host)
-	if err != nil {
-		return nil, portProblem(s, err.Error(), form)
-	}
-	hostFirst, hostLast, err := portRange(hostPorts)
 	if err != nil {
 		return nil, portProblem(s, err.Error(), form)
 	}
@@ -65,17 +96,117 @@ func parsePort(s string) ([]*criv1.PortMapping, error) {
 	if err != nil {
 		return nil, portProblem(s, err.Error(), form)
 	}
-	if hostLast-hostFirst != last-first {
+	hostFirst, hostLast := int32(0), int32(0)
+	if hostPorts != "" && hostPorts != "0" {
+		if hostFirst, hostLast, err = portRange(hostPorts); err != nil {
+			return nil, portProblem(s, err.Error(), form)
+		}
+	}
+	if last-first >= maxPublished {
+		return nil, portProblem(s, fmt.Sprintf("that makes %d ports, and a container can have %d", last-first+1, maxPublished),
+			"publish fewer, or use the host's network: --network host")
+	}
+	one := func(hostPort, port int32) *published {
+		return &published{protocol: criv1.Protocol(proto), ip: ip, host: hostPort, port: port}
+	}
+	var out []*published
+	switch {
+	case hostFirst == 0:
+		for p := first; p <= last; p++ {
+			out = append(out, one(0, p))
+		}
+	case first == last:
+		m := one(hostFirst, first)
+		for p := hostFirst + 1; p <= hostLast; p++ {
+			m.left = append(m.left, p)
+		}
+		out = append(out, m)
+	case hostLast-hostFirst != last-first:
 		return nil, portProblem(s, fmt.Sprintf("the ranges differ in length: %d host ports for %d container ports",
 			hostLast-hostFirst+1, last-first+1), "make both ranges equally long, for example -p 8000-8010:8000-8010")
-	}
-	var out []*criv1.PortMapping
-	for i := int32(0); i <= last-first; i++ {
-		out = append(out, &criv1.PortMapping{
-			Protocol: criv1.Protocol(proto), HostIp: ip, HostPort: hostFirst + i, ContainerPort: first + i,
-		})
+	default:
+		for i := int32(0); i <= last-first; i++ {
+			out = append(out, one(hostFirst+i, first+i))
+		}
 	}
 	return out, nil
+}
+
+// next takes another port of the host; false if there is none left.
+func (p *published) next() bool {
+	switch {
+	case len(p.left) > 0:
+		p.host, p.left = p.left[0], p.left[1:]
+	case p.tries > 0:
+		p.host = firstRandom + mathrand.Int32N(lastRandom-firstRandom+1)
+		p.tries--
+	default:
+		return false
+	}
+	return true
+}
+
+// The daemon's words for a port of the host that somebody has.
+var portTaken = regexp.MustCompile(`host port (tcp|udp|sctp) \S*:(\d+) is (held|taken)`)
+
+// another chooses other ports for those that err says are taken. It tells
+// whether it is worth another try.
+func another(all []*published, err error) bool {
+	m := portTaken.FindStringSubmatch(fmt.Sprint(err))
+	if m == nil {
+		return false
+	}
+	moved := false
+	for _, p := range all {
+		if strconv.Itoa(int(p.host)) == m[2] && strings.EqualFold(p.protocol.String(), m[1]) {
+			moved = p.next() || moved
+		}
+	}
+	return moved
+}
+
+// exposed adds a random port for each port that the image exposes, and for
+// those of --expose, unless it is published already.
+func exposed(all []*published, config json.RawMessage, more []string) ([]*published, error) {
+	var img struct{ ExposedPorts map[string]struct{} }
+	_ = json.Unmarshal(config, &img) // an image without a configuration exposes nothing
+	var ports []string
+	for p := range img.ExposedPorts {
+		ports = append(ports, p)
+	}
+	slices.Sort(ports)
+	for _, p := range slices.Concat(ports, more) {
+		some, err := parsePorts([]string{p})
+		if err != nil || strings.Contains(p, ":") {
+			return nil, portProblem(p, "it is not a port of a container", "write for example --expose 80 or --expose 5000-5010/udp")
+		}
+		for _, m := range some {
+			if !slices.ContainsFunc(all, func(o *published) bool { return o.port == m.port && o.protocol == m.protocol }) {
+				all = append(all, m)
+			}
+		}
+	}
+	if len(all) > maxPublished {
+		return nil, portProblem("all ports", fmt.Sprintf("the image exposes more than the %d that a container can have", maxPublished), "publish those that are needed with -p")
+	}
+	return all, nil
+}
+
+// mappings are what CRI is told, and portsText what ps shows of it.
+func mappings(all []*published) []*criv1.PortMapping {
+	var out []*criv1.PortMapping
+	for _, p := range all {
+		out = append(out, &criv1.PortMapping{Protocol: p.protocol, HostIp: p.ip, HostPort: p.host, ContainerPort: p.port})
+	}
+	return out
+}
+
+func portsText(all []*criv1.PortMapping) string {
+	var shown []string
+	for _, m := range all {
+		shown = append(shown, portText(m))
+	}
+	return strings.Join(shown, ", ")
 }
 
 // hostIP checks the address part of a published port; empty means every

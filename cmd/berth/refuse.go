@@ -63,6 +63,10 @@ func refusedRunFlags() []refusedFlag {
 	)
 	return []refusedFlag{
 		{name: "gpus", why: "devices come through CDI, which the driver's package describes", do: "name the device: --device nvidia.com/gpu=all (nvidia-ctk cdi generate writes its description to /etc/cdi)"},
+		{name: "ip", why: addresses, do: byName},
+		{name: "ip6", why: addresses, do: byName},
+		{name: "link-local-ip", why: addresses, do: byName},
+		{name: "mac-address", why: "a pod's hardware address follows from its address", do: "leave it out"},
 		{name: "link", why: "links are docker's old way; names of a network lead to its containers", do: "put both on one network and use the name: --network NAME"},
 		{name: "volumes-from", why: "the volumes that an image declares belong to one container", do: "give the volume a name and mount it in both: -v NAME:/path"},
 		{name: "volume-driver", why: "volumes are directories of the node", do: "mount the storage on the host and use -v /path:/path"},

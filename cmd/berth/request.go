@@ -40,6 +40,7 @@ type runFlags struct {
 	logRoot, logFolder string // the folder is the pod's own, below the root
 
 	more   moreFlags
+	net    netFlags
 	images map[string]string // ids of the images that are mounted, by reference
 	paths  map[string]string // host paths of volumes, by name
 	within *object           // the pod that it joins (--pod)
@@ -55,7 +56,7 @@ func (r *runFlags) register(f *pflag.FlagSet) {
 	f.StringVar(&r.detachKeys, "detach-keys", defaultDetachKeys, "keys that leave it to itself, with -it")
 	f.StringVar(&r.name, "name", "", "name (generated if none is given)")
 	f.StringVarP(&r.hostname, "hostname", "h", "", "host name inside (the name if none is given)")
-	f.StringArrayVarP(&r.ports, "publish", "p", nil, "publish a port: [HOSTIP:]HOST:CONTAINER[/PROTO], also ranges")
+	f.StringArrayVarP(&r.ports, "publish", "p", nil, "publish a port: [[HOSTIP:][HOST]:]CONTAINER[/PROTO], also ranges; a HOST that is left out is\na free one")
 	f.StringArrayVarP(&r.volumes, "volume", "v", nil, "mount a host path or a named volume: HOST|NAME:CONTAINER[:ro,nocopy,rshared,rslave,rprivate];\nCONTAINER alone is a fresh directory that goes with it")
 	f.StringArrayVarP(&r.env, "env", "e", nil, "set a variable: NAME=VALUE, or NAME to pass on your own")
 	f.StringArrayVar(&r.envFiles, "env-file", nil, "read variables from a file")
@@ -63,7 +64,7 @@ func (r *runFlags) register(f *pflag.FlagSet) {
 	f.StringVarP(&r.workdir, "workdir", "w", "", "working directory inside")
 	f.StringVarP(&r.user, "user", "u", "", "user: UID[:GID] or NAME[:GID]")
 	f.StringVar(&r.entrypoint, "entrypoint", "", "replace the image's entrypoint; empty removes it")
-	f.StringVar(&r.network, "network", "bridge", "bridge or host")
+	f.StringVar(&r.network, "network", usualNetwork, "bridge, host, none, container:NAME (the pod of another container), or one of berth network;\ncontainers of one of those find each other by name")
 	f.StringVar(&r.pull, "pull", "missing", "pull the image: missing, always or never")
 	f.StringVar(&r.cpus, "cpus", "", "limit of CPU time, in CPUs: 1.5")
 	f.StringVarP(&r.memory, "memory", "m", "", "limit of memory: 256m")
@@ -73,6 +74,7 @@ func (r *runFlags) register(f *pflag.FlagSet) {
 	f.BoolVar(&r.privileged, "privileged", false, "all capabilities, all devices, no filters")
 	f.BoolVar(&r.readOnly, "read-only", false, "mount the root file system read-only")
 	f.StringVar(&r.stopSignal, "stop-signal", "", "signal that stops it (the image's if none is given)")
+	r.net.register(f)
 	r.more.register(f)
 }
 
@@ -83,12 +85,6 @@ var goodName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
 func (r *runFlags) check() error {
 	p := &problem{what: "cannot run " + r.image}
 	switch {
-	case r.network != "bridge" && r.network != "host":
-		p.why, p.do = fmt.Sprintf("there is no network %q", r.network), "choose --network bridge or --network host"
-	case r.network == "host" && len(r.ports) > 0:
-		p.why, p.do = "on the host's network its ports are the host's own", "leave out -p, or choose --network bridge"
-	case r.network == "host" && r.hostname != "":
-		p.why, p.do = "on the host's network it has the host's name", "leave out --hostname, or choose --network bridge"
 	case !slices.Contains([]string{"missing", "always", "never"}, r.pull):
 		p.why, p.do = fmt.Sprintf("there is no pull policy %q", r.pull), "choose --pull missing, always or never"
 	case r.workdir != "" && !path.IsAbs(r.workdir):
@@ -98,6 +94,9 @@ func (r *runFlags) check() error {
 	case r.name != "" && !goodName.MatchString(r.name):
 		p.why, p.do = fmt.Sprintf("the name %q is not of letters, digits, _, . and -", r.name), "choose a name like web or web-1"
 	default:
+		if err := r.checkNetwork(); err != nil {
+			return err
+		}
 		return r.checkMore()
 	}
 	return p
@@ -108,10 +107,6 @@ func (r *runFlags) interactive() bool { return !r.detach && !r.createOnly && (r.
 
 // podConfig is the pod of one.
 func (r *runFlags) podConfig() (*criv1.PodSandboxConfig, error) {
-	ports, err := parsePorts(r.ports)
-	if err != nil {
-		return nil, err
-	}
 	labels, err := r.allLabels()
 	if err != nil {
 		return nil, err
@@ -122,25 +117,17 @@ func (r *runFlags) podConfig() (*criv1.PodSandboxConfig, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(ports) > 0 {
-		var shown []string
-		for _, m := range ports {
-			shown = append(shown, portText(m))
-		}
-		annotations[portsAnnotation] = strings.Join(shown, ", ")
-	}
 	hostname := r.hostname
 	switch {
-	case r.network == "host":
+	case r.network == hostNetwork:
 		hostname = ""
 	case hostname == "":
 		hostname = strings.ReplaceAll(r.name, "_", "-")
 	}
-	return &criv1.PodSandboxConfig{
+	pod := &criv1.PodSandboxConfig{
 		Metadata:     r.metadata(),
 		Hostname:     hostname,
 		LogDirectory: path.Join(r.logRoot, r.logFolder),
-		PortMappings: ports,
 		Labels:       labels,
 		Annotations:  annotations,
 		Linux: &criv1.LinuxPodSandboxConfig{Sysctls: sysctls, CgroupParent: r.more.cgroupParent, SecurityContext: &criv1.LinuxSandboxSecurityContext{
@@ -148,7 +135,8 @@ func (r *runFlags) podConfig() (*criv1.PodSandboxConfig, error) {
 			Privileged:       r.privileged,
 			Seccomp:          r.seccomp(),
 		}},
-	}, nil
+	}
+	return pod, r.onNetwork(pod)
 }
 
 func (r *runFlags) metadata() *criv1.PodSandboxMetadata {
@@ -169,7 +157,7 @@ func (r *runFlags) namespaces() *criv1.NamespaceOption {
 	if r.more.ipc == "host" {
 		ns.Ipc = criv1.NamespaceMode_NODE
 	}
-	if r.network == "host" {
+	if r.network == hostNetwork {
 		ns.Network = criv1.NamespaceMode_NODE
 	}
 	return ns

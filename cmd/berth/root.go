@@ -77,7 +77,7 @@ func newRoot(c *cli) *cobra.Command {
 		applyVerb(c), deleteVerb(c), importVerb(c),
 		pruneVerb(c), registryVerb(c),
 		completionVerb(c), doctorVerb(c), debugVerb(c), configVerb(c), checkVerb(c), dfVerb(c), infoVerb(c), versionVerb(c), stepsVerb(c),
-		volumeGroup(c), systemGroup(c), portVerb(c), loginVerb(c), logoutVerb(c),
+		volumeGroup(c), networkGroup(c), systemGroup(c), portVerb(c), loginVerb(c), logoutVerb(c),
 	)
 	root.AddCommand(dockerGroups(c)...)
 	root.CompletionOptions.DisableDefaultCmd = true // ours says more

@@ -9,12 +9,10 @@ import (
 	mathrand "math/rand/v2"
 	"os"
 	"os/signal"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc/status"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -149,6 +147,12 @@ func (c *cli) makeOne(ctx context.Context, cl *client, r *runFlags) (*podOfOne, 
 	argv := r.argv(nil)
 	if info, err := cl.admin.InspectImage(ctx, image); err == nil {
 		argv = r.argv(info.Config)
+		if r.net.publishAll {
+			if r.net.publish, err = exposed(r.net.publish, info.Config, r.net.expose); err != nil {
+				return nil, err
+			}
+			r.publishTo(podConfig)
+		}
 		_ = json.Unmarshal(info.Config, &said) // an image without it has no check
 	}
 	config, err := r.containerConfig(image, argv, said.Healthcheck)
@@ -161,6 +165,10 @@ func (c *cli) makeOne(ctx context.Context, cl *client, r *runFlags) (*podOfOne, 
 		one.pod, one.shared = r.within.pod.Id, true
 	}
 	err = one.make(ctx, cl, r.more.runtime, podConfig, config)
+	for err != nil && one.pod == "" && another(r.net.publish, err) {
+		r.publishTo(podConfig) // ports that were left to us
+		err = one.make(ctx, cl, r.more.runtime, podConfig, config)
+	}
 	if err == nil {
 		err = r.writeCidfile(one.container)
 	}
@@ -169,10 +177,7 @@ func (c *cli) makeOne(ctx context.Context, cl *client, r *runFlags) (*podOfOne, 
 	}
 	if err != nil {
 		one.undo(ctx, cl)
-		if len(podConfig.PortMappings) > 0 && strings.Contains(err.Error(), "host port") {
-			do := "choose another port of the host (-p), or end what holds this one: berth ps, ss -lntup"
-			err = advised(err, status.Code(err), do)
-		}
+		err = r.networkAdvice(err)
 		return nil, cannotExecute(err, "run %s", r.image)
 	}
 	return one, nil
@@ -229,6 +234,9 @@ func (r *runFlags) prepare(ctx context.Context, cl *client) error {
 	}
 	for r.name == "" || taken[r.name] != "" {
 		r.name = inventName()
+	}
+	if err := r.prepareNetwork(ctx, cl); err != nil {
+		return err
 	}
 	r.uid = randomUID()
 	r.logRoot = info.LogRoot

@@ -140,7 +140,7 @@ func (r *runFlags) checkMore() error {
 		p.why, p.do = "in the host's PID namespace the host's init reaps (--init with --pid host)", "leave out one of the two"
 	case m.ipc == "host" && m.shmSize != "":
 		p.why, p.do = "with the host's IPC namespace comes the host's /dev/shm (--shm-size with --ipc host)", "leave out one of the two"
-	case m.pod != "" && (len(r.ports) > 0 || m.flags.Changed("network") || r.hostname != "" || m.shmSize != "" || len(m.sysctls) > 0 || m.cgroupParent != "" || m.runtime != ""):
+	case m.pod != "" && (len(r.ports) > 0 || m.flags.Changed("network") && !r.net.joins || r.hostname != "" || m.shmSize != "" || len(m.sysctls) > 0 || m.cgroupParent != "" || m.runtime != ""):
 		p.why, p.do = "ports, network, host name, sysctls, /dev/shm and runtime are the pod's, which is there already", "leave them out, or make the pod's first container with them"
 	case r.cpus != "" && (m.cpuQuota != 0 || m.cpuPeriod != 0):
 		p.why, p.do = "--cpus says the same as --cpu-quota and --cpu-period", "leave out one of them"

@@ -35,6 +35,10 @@ func (o Owner) String() string {
 	return fmt.Sprintf("pod %s (%s)", o.Name, o.ID[:min(12, len(o.ID))])
 }
 
+// maxPerPod bounds what one pod can add to the table, which is written as a
+// whole and looked through for each new connection.
+const maxPerPod = 1024
+
 // hostPort is a port of the host at one address, or at all of them.
 type hostPort struct {
 	protocol string
@@ -79,6 +83,9 @@ func (p *Ports) Grant(by Owner, mappings []spec.PortMapping, dual bool) (granted
 			p.giveBackLocked(by.ID)
 		}
 	}()
+	if len(mappings) > maxPerPod {
+		return nil, errkind.New(errkind.InvalidArgument, "it asks for %d ports, and a pod can have %d", len(mappings), maxPerPod)
+	}
 	for _, m := range mappings {
 		if m.HostPort == 0 || slices.Contains(granted, m) {
 			continue
