@@ -171,11 +171,19 @@ func (l *Lab) writeConfig() error {
 	for _, s := range l.Subnets {
 		quoted = append(quoted, fmt.Sprintf("%q", s))
 	}
+	// Networks that are made get their subnets beside: not those of another lab.
+	four := l.Subnets[0].Addr().As4()
+	pools := fmt.Sprintf("%q", netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64 | four[1]&63, four[2] & 0xf0, 0}), 20))
+	if len(l.Subnets) > 1 {
+		six := l.Subnets[1].Addr().As16()
+		six[6] = 0x80
+		pools += fmt.Sprintf(", %q", netip.PrefixFrom(netip.AddrFrom16(six), 56))
+	}
 	certs, bin := filepath.Join(l.Dir, "certs.d"), filepath.Join(l.Clone, "bin")
 	text := fmt.Sprintf("netns_dir = %q\nimage.certs_dirs = [%q]\n%s\n"+
-		"[network]\nmode = %q\nbridge = %q\nsubnets = [%s]\n\n[network.cni]\nconf_dir = %q\nbin_dirs = [%q]\n\n"+
+		"[network]\nmode = %q\nbridge = %q\nsubnets = [%s]\npools = [%s]\n\n[network.cni]\nconf_dir = %q\nbin_dirs = [%q]\n\n"+
 		"[shim]\ngroup = %q\npath = %q\ninit_path = %q\n",
-		filepath.Join(l.State, "netns"), certs, l.Config, cmp.Or(l.Network, "bridge"), l.Bridge, strings.Join(quoted, ", "),
+		filepath.Join(l.State, "netns"), certs, l.Config, cmp.Or(l.Network, "bridge"), l.Bridge, strings.Join(quoted, ", "), pools,
 		l.NetworkConf(), l.Plugins(),
 		group, filepath.Join(bin, "berth-shim"), filepath.Join(bin, "berth-init"))
 	l.config = filepath.Join(l.Dir, "config.toml")

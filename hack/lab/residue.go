@@ -174,20 +174,13 @@ func (l *Lab) interfaces() []netlink.Link {
 	if l.net != nil { // whatever is in there is the lab's, but what the kernel made
 		return slices.DeleteFunc(links, func(k netlink.Link) bool { return k.Type() == "device" || slices.Contains(kernels, k.Attrs().Name) })
 	}
-	bridge := -1
+	bridges := map[int]bool{} // the usual one, and those of networks that were made
 	for _, link := range links {
-		if link.Attrs().Name == l.Bridge {
-			bridge = link.Attrs().Index
+		if a := link.Attrs(); a.Name == l.Bridge || strings.HasPrefix(a.Name, l.Bridge+"-") {
+			bridges[a.Index] = true
 		}
 	}
-	var found []netlink.Link
-	for _, link := range links {
-		a := link.Attrs()
-		if a.Name == l.Bridge || (bridge > 0 && a.MasterIndex == bridge) {
-			found = append(found, link)
-		}
-	}
-	return found
+	return slices.DeleteFunc(links, func(k netlink.Link) bool { return !bridges[k.Attrs().Index] && !bridges[k.Attrs().MasterIndex] })
 }
 
 // kernels are the interfaces that a kernel with such modules puts into every new
