@@ -81,7 +81,7 @@ func TestNetworksOfPeople(t *testing.T) {
 	want(t, n.berth("check"), "as recorded")
 	n.berth("rm", "-f", "watch", "late", "walled", "stranger")
 	n.berth("network", "rm", "blue")
-	want(t, n.berth("network", "prune"), "red")
+	want(t, n.berth("network", "prune", "--force"), "red")
 	want(t, n.berth("check"), "as recorded")
 }
 
