@@ -60,6 +60,9 @@ func refusedRunFlags() []refusedFlag {
 		cgroups = "cgroup v2, which replaces what it needs, has nothing like it"
 		windows = "that is for Windows"
 		disks   = "CRI has no limits of disks"
+
+		addresses = "addresses are given in turn"
+		byName    = "use the name of the container on a network of your own: --network NAME"
 	)
 	return []refusedFlag{
 		{name: "gpus", why: "devices come through CDI, which the driver's package describes", do: "name the device: --device nvidia.com/gpu=all (nvidia-ctk cdi generate writes its description to /etc/cdi)"},
