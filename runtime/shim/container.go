@@ -129,6 +129,17 @@ func (c *container) isDead() bool {
 	return err == nil && dead && !f.init.Alive()
 }
 
+// isEnding tells whether init has ended or is about to: it gives up its namespaces
+// and then kills and awaits all others of its PID namespace, before its pidfd
+// tells of the end. Nothing can enter it then.
+func (c *container) isEnding() bool {
+	if c.isDead() {
+		return true
+	}
+	_, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/ipc", c.current().init.Pid))
+	return errors.Is(err, os.ErrNotExist)
+}
+
 // deadline bounds how long delete waits for killed processes, and for the
 // exit to be published after that.
 const deadline = 15 * time.Second

@@ -31,6 +31,16 @@ func (s *server) exec(conn *shimrpc.Conn, id string, e *shimrpc.Exec, files []*o
 	if c.isDead() {
 		return nil, errkind.New(errkind.FailedPrecondition, "it is not running")
 	}
+	ended, err := s.execAnywhere(conn, c, e, files)
+	if err != nil && c.isEnding() {
+		// A probe at the moment of the end is no failure of ours, and what
+		// libcontainer says of it would send people to look for one.
+		return nil, errkind.New(errkind.FailedPrecondition, "it has ended meanwhile")
+	}
+	return ended, err
+}
+
+func (s *server) execAnywhere(conn *shimrpc.Conn, c *container, e *shimrpc.Exec, files []*os.File) (*shimrpc.Exited, error) {
 	if s.forkers != nil {
 		return s.forkers.exec(conn, c, e, files)
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +43,33 @@ func testExec(t *testing.T, l *lab) {
 	kill(t, p.Pid)
 	if e, err := p.Wait(t.Context()); err != nil || e.Code != 137 {
 		t.Errorf("killed exec: %+v, %v", e, err)
+	}
+}
+
+// TestExecAtTheEnd executes in containers while they are killed, as probes do:
+// that a container has ended is all that is said of it.
+func TestExecAtTheEnd(t *testing.T) { onBoth(t, testExecAtTheEnd) }
+
+func testExecAtTheEnd(t *testing.T, l *lab) {
+	for i := range 5 {
+		id := fmt.Sprint("c", i)
+		// All of these must end before the first process has.
+		c := l.run(l.bundle(id, nil, "sh", "-c", "i=0; while [ $i -lt 100 ]; do sleep 1000 & i=$((i+1)); done; wait"))
+		var all sync.WaitGroup
+		for range 4 {
+			all.Go(func() {
+				for {
+					if _, _, err := l.execOut(id, "true"); err != nil {
+						if !errkind.Is(err, errkind.FailedPrecondition) {
+							t.Errorf("exec at the end of %s: %v", id, err)
+						}
+						return
+					}
+				}
+			})
+		}
+		kill(t, c.Pid)
+		all.Wait()
 	}
 }
 
