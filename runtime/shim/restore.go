@@ -144,7 +144,7 @@ func (s *server) revive(c *container, r *shimrpc.Restore, files []*os.File, re *
 		next.lc, err = adoptState(c, next.init)
 	}
 	if err != nil {
-		_ = unix.Kill(pid, unix.SIGKILL) // our child, so the number is still its
+		_ = unix.Kill(pid, unix.SIGKILL) // our child, so the number is still its; the end of its PID namespace takes the others
 		if next.pidfd != nil {
 			_ = next.pidfd.Close()
 		}
@@ -159,7 +159,8 @@ func (s *server) revive(c *container, r *shimrpc.Restore, files []*os.File, re *
 }
 
 // runCRIU runs the program of r in the container's cgroup, to its end, and
-// returns the pid that it tells.
+// returns the pid that it tells. CRIU 3.17 forgets no_new_privs, which its
+// children inherit from it.
 func runCRIU(ctx context.Context, lc *libcontainer.Container, r *shimrpc.Restore, files []*os.File) (int, error) {
 	st, err := lc.State()
 	if err != nil {
@@ -168,6 +169,9 @@ func runCRIU(ctx context.Context, lc *libcontainer.Container, r *shimrpc.Restore
 	args := []string{"-enter", strings.Join(slices.Sorted(mapValues(st.CgroupPaths)), ",")}
 	if st.Config.Namespaces.Contains(configs.NEWCGROUP) {
 		args[1] += "," + ownNamespace
+	}
+	if st.Config.NoNewPrivileges {
+		args[1] += "," + noPrivs
 	}
 	// Like the daemon's: the kernel means the thread that forked by the parent.
 	runtime.LockOSThread()
@@ -264,8 +268,11 @@ func childStatus(pid int, fd *os.File) shimrpc.Exited {
 	}
 }
 
-// ownNamespace, among the paths of cgroups to enter, asks for a cgroup namespace.
-const ownNamespace = "namespace"
+// What may be among the paths of cgroups to enter.
+const (
+	ownNamespace = "namespace" // asks for a cgroup namespace
+	noPrivs      = "no-new-privs"
+)
 
 // enterAndExecute moves this process into cgroups and becomes another program.
 // It is a process of its own because a fork of the shim must not be in a
@@ -276,9 +283,15 @@ func enterAndExecute(paths string, args []string) error {
 	}
 	runtime.LockOSThread() // the thread that executes is the process
 	for dir := range strings.SplitSeq(paths, ",") {
-		if dir == ownNamespace {
+		switch dir {
+		case ownNamespace:
 			if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 				return fmt.Errorf("cannot make a cgroup namespace: %w", err)
+			}
+			continue
+		case noPrivs:
+			if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+				return fmt.Errorf("cannot give up new privileges: %w", err)
 			}
 			continue
 		}
