@@ -68,7 +68,7 @@ crictl: $(CACHE)/crictl ## build kubernetes' client of CRI to hack/.cache/crictl
 
 .PHONY: reference
 reference: ## write deploy/cli.md and deploy/man anew from the commands' help
-	CGO_ENABLED=0 $(GO) test -count=1 -run TestReferenceIsUpToDate ./cmd/berth -update
+	CGO_ENABLED=0 $(GO) test -count=1 -run 'TestReferenceIsUpToDate|TestTheDaemonsPagesAreUpToDate' ./cmd/berth ./cmd/berthd -update
 
 # The reference plugins of CNI, pinned by hack/cniplugins/go.mod, and the one of the tests.
 CNI := $(CACHE)/cni/bridge
@@ -160,8 +160,12 @@ kubelet: kube-programs ## the real kubelet and a cluster of one node on berth, b
 kubelet-smoke: kube-programs ## a handful of these tests
 	$(KUBE_TEST) -short -run '^Test(Standalone|DeletedMeanwhile|Readiness|Exec|PortForward|Logs|GracefulDeletion)$$' ./hack/kube/...
 
+.PHONY: test-package
+test-package: ## the Debian package, installed, upgraded and removed in a guest with systemd (root)
+	@hack/vm/package.sh
+
 .PHONY: test-all
-test-all: test crash critest kubelet soak test-vm test-checkpoint ## everything there is (root)
+test-all: test crash critest kubelet soak test-vm test-checkpoint test-package ## everything there is (root)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each (10s)
@@ -181,15 +185,17 @@ install: ## install to $(DESTDIR)$(PREFIX): binaries, units, sample configuratio
 	install -m 0755 $(BINARIES) "$(DESTDIR)$(PREFIX)/bin"
 	sed 's|@PREFIX@|$(PREFIX)|g' deploy/berthd.service >"$(DESTDIR)$(PREFIX)/lib/systemd/system/berthd.service"
 	install -m 0644 $(SAMPLES) "$(DESTDIR)$(PREFIX)/share/berth"
-	install -d "$(DESTDIR)$(PREFIX)/share/man/man1" $(foreach c,$(COMPLETIONS),"$(DESTDIR)$(PREFIX)/share/$(dir $(word 2,$(subst :, ,$(c))))")
-	install -m 0644 deploy/man/berth*.1 "$(DESTDIR)$(PREFIX)/share/man/man1"
+	install -d $(foreach c,$(COMPLETIONS),"$(DESTDIR)$(PREFIX)/share/$(dir $(word 2,$(subst :, ,$(c))))")
+	for section in 1 5 8; do \
+	  install -d "$(DESTDIR)$(PREFIX)/share/man/man$$section"; \
+	  install -m 0644 deploy/man/berth*.$$section "$(DESTDIR)$(PREFIX)/share/man/man$$section"; done
 	$(foreach c,$(COMPLETIONS),bin/berth completion $(word 1,$(subst :, ,$(c))) >"$(DESTDIR)$(PREFIX)/share/$(word 2,$(subst :, ,$(c)))";)
 
 .PHONY: uninstall
 uninstall: ## remove what install installed; state and images stay
 	for binary in $(BINARIES); do rm -f "$(DESTDIR)$(PREFIX)/bin/$${binary##*/}"; done
 	rm -f "$(DESTDIR)$(PREFIX)/lib/systemd/system/berthd.service"
-	rm -rf "$(DESTDIR)$(PREFIX)/share/berth" "$(DESTDIR)$(PREFIX)"/share/man/man1/berth{,-*}.1
+	rm -rf "$(DESTDIR)$(PREFIX)/share/berth" "$(DESTDIR)$(PREFIX)"/share/man/man1/berth{,-*}.1 "$(DESTDIR)$(PREFIX)"/share/man/man[58]/berthd*
 	rm -f $(foreach c,$(COMPLETIONS),"$(DESTDIR)$(PREFIX)/share/$(word 2,$(subst :, ,$(c)))")
 
 # nfpm, which is pinned in hack/package/go.mod, writes the archive. The binaries
@@ -208,7 +214,7 @@ package: bin $(CACHE)/nfpm ## make a Debian package, hack/.cache/berth_VERSION_A
 	mv $(CACHE)/stage/usr/share/zsh/site-functions $(CACHE)/stage/usr/share/zsh/vendor-completions
 	mkdir -p $(CACHE)/stage/usr/share/doc/berth
 	cp README.md CHANGELOG.md deploy/cli.md $(CACHE)/stage/usr/share/doc/berth
-	gzip -9n $(CACHE)/stage/usr/share/man/man1/*.1
+	gzip -9n $(CACHE)/stage/usr/share/man/man*/*
 	find $(CACHE)/stage -exec touch -h -d @$$(git log -1 --format=%ct 2>/dev/null || echo 0) {} +
 	ARCH=$(ARCH) VERSION=$(VERSION) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) \
 	  $(CACHE)/nfpm package --config deploy/package/nfpm.yaml --packager deb --target $(PACKAGE)
