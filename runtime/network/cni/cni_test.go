@@ -304,7 +304,7 @@ func TestFaults(t *testing.T) {
 // pod only.
 func TestAPluginThatHangs(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, func(c *cni.Config) { c.Timeout = time.Second })
+	l := newLab(t, func(c *cni.Config) { c.Timeout = 10 * time.Second })
 	l.configured("10.conflist", l.plain())
 	l.faults(cnitest.Faults{"ADD": cnitest.Hang})
 	r, failed := request(1), make(chan error, 1)
@@ -340,7 +340,7 @@ func marked(t *testing.T, owner string) []string {
 // runs anything; what a plugin left to live on does.
 func TestPluginsOfAnEarlierDaemon(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, func(c *cni.Config) { c.Timeout = 3 * time.Second })
+	l := newLab(t)
 	l.configured("10.conflist", l.plain())
 	l.faults(cnitest.Faults{"ADD": cnitest.Daemon})
 	lease := l.attach(request(1))
@@ -760,6 +760,16 @@ func TestGarbage(t *testing.T) {
 	l := newLab(t)
 	l.configured("10.conflist", l.plain())
 	kept, lost, half := l.attach(request(1)), l.attach(request(2)), request(3)
+	aside := l.cfg.CacheDir + ".aside"
+	if err := os.Rename(l.cfg.CacheDir, aside); err != nil {
+		t.Fatal(err)
+	}
+	if diffs, err := l.Check(t.Context()); err != nil || len(diffs) != 2 || !strings.Contains(diffs[0], "no result of that is kept") {
+		t.Errorf("without what libcni keeps the check finds %q, %v", diffs, err)
+	}
+	if err := os.Rename(aside, l.cfg.CacheDir); err != nil {
+		t.Fatal(err)
+	}
 	l.faults(cnitest.Faults{"ADD": cnitest.After})
 	if _, err := l.Attach(t.Context(), half, l.reserve(half)); err == nil {
 		t.Fatal("the plugin fails")
