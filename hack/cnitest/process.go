@@ -18,9 +18,11 @@ func hang() {
 	}
 }
 
-// leaveBehind starts a process that is to live on, as some plugins do.
+// leaveBehind starts a process that is to live on, as some plugins do, and that
+// carelessly holds the plugin's output open.
 func leaveBehind() error {
 	child := exec.Command("sleep", "1000")
+	child.Stdout, child.Stderr = os.Stdout, os.Stderr
 	child.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	return child.Start()
 }

@@ -27,6 +27,8 @@ const (
 	maxOutput = 1 << 20
 	// maxWords bounds what is kept of its stderr, and quoted of anything.
 	maxWords = 4 << 10
+	// pipePatience is how long a plugin's output is read on once it has ended.
+	pipePatience = 3 * time.Second
 	// busyTries is how often a program is tried that somebody is just writing.
 	busyTries = 20
 )
@@ -108,8 +110,7 @@ func (p *plugins) run(ctx context.Context, path string, stdin []byte, environ []
 		cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = environ, bytes.NewReader(stdin), out, words
 		cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 		cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
-		// A child that has left the group may hold the pipes open.
-		cmd.WaitDelay = time.Second
+		cmd.WaitDelay = pipePatience
 		err = cmd.Run()
 		if !errors.Is(err, unix.ETXTBSY) || try == busyTries {
 			break
@@ -119,7 +120,9 @@ func (p *plugins) run(ctx context.Context, path string, stdin []byte, environ []
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errTooMuch):
 		return nil, cause
-	case err == nil:
+	case err == nil, errors.Is(err, exec.ErrWaitDelay):
+		// The latter: it has ended well, and something that it left behind holds
+		// its output open, or this machine has no time to read it.
 		return out.kept, nil
 	case errors.Is(cause, context.DeadlineExceeded):
 		return nil, errkind.New(errkind.DeadlineExceeded, "it did not answer in time and was killed")

@@ -80,7 +80,11 @@ func (n *Network) askLocked(d *directory) {
 			return // of plugins that do not count any more
 		}
 		if before := d.health; fmt.Sprint(before.err) != fmt.Sprint(err) || !before.known {
-			klog.FromContext(ctx).Info("Status of the network plugins", "directory", d.path, "err", err)
+			if err == nil {
+				klog.FromContext(ctx).Info("The plugins say that the network is ready", "directory", d.path)
+			} else {
+				klog.FromContext(ctx).Info("The plugins say that the network is not ready", "directory", d.path, "why", err)
+			}
 		}
 		d.health = health{known: true, err: err, at: time.Now()}
 	})
