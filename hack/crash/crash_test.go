@@ -33,7 +33,9 @@ func TestEveryStep(t *testing.T) {
 func everyStep(t *testing.T, group string, userns bool) {
 	l := newLab(t, lab.Options{ShimGroup: group})
 	image := setUp(t, l)
-	names := slices.DeleteFunc(failpoints(t, l.Daemon), func(name string) bool { return ofImages(name) || ofBuilds(name) || ofCheckpoints(name) || ofVolumes(name) })
+	names := slices.DeleteFunc(failpoints(t, l.Daemon), func(name string) bool {
+		return ofImages(name) || ofBuilds(name) || ofCheckpoints(name) || ofVolumes(name)
+	})
 	killed := 0
 	for n, name := range names {
 		t.Run(name, func(t *testing.T) {

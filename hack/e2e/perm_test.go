@@ -54,6 +54,11 @@ var things = func() []thing {
 		{path: `root/volumes`, mode: dir | 0o700},
 		{path: `root/volumes/%s`, mode: dir | 0o700},
 		{path: `root/volumes/%s/[01]`, own: true},
+		{path: `root/networks`, mode: dir | 0o700},
+		{path: `root/named`, mode: dir | 0o700},
+		{path: `root/named/(rows|data)`, mode: dir | 0o700},
+		{path: `root/named/rows/[^/]+\.json`, mode: 0o600},
+		{path: `root/named/data/[^/]+`, mode: dir | 0o755, own: true},
 		{path: `(root/)?logs`, mode: dir | 0o750},
 		{path: `(root/)?logs/[^/]+`, mode: dir | 0o750},
 		{path: `(root/)?logs/[^/]+/[^/]+\.log`, mode: 0o640},
@@ -134,6 +139,7 @@ func underUmask(t *testing.T, umask string) string {
 func podsOfAllKinds(t *testing.T, n *node) (mapped []string) {
 	t.Helper()
 	ref := shellWithVolumes(t, n)
+	n.berth("volume", "create", "kept")
 	n.crictl("pull", n.shell)
 	for _, kind := range []string{"plain", "mapped", "host", "terminal"} {
 		here := filepath.Join(n.Dir, kind)

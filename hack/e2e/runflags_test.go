@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/berth-runtime/berth/cri/admin/api"
 	"github.com/berth-runtime/berth/hack/lab"
 )
 
@@ -184,5 +187,70 @@ func TestNamedVolumes(t *testing.T) {
 	n.berth("volume", "prune", "--all", "--force")
 	if out := n.berth("volume", "ls", "-q"); out != "" {
 		t.Errorf("left %q", out)
+	}
+}
+
+// T-TAINT. What the command line asks for by annotations is not to be had by
+// them on the kubelet's socket, where the author of a pod chooses them.
+func TestAnnotationsOfTheKubeletsPodsDecideNothing(t *testing.T) {
+	n := newNode(t, lab.Options{})
+	n.berth("pull", n.shell)
+	conn, err := n.Dial(n.Kubelet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	kubelet := criv1.NewRuntimeServiceClient(conn)
+	for _, tc := range []struct {
+		rt   criv1.RuntimeServiceClient
+		name string
+		want string
+	}{{n.runtime(), "local", "1\n1\n"}, {kubelet, "kubelet", "0\n0\n"}} {
+		pod := n.podConfig(tc.name)
+		pod.Annotations = map[string]string{"io.berth.shm-size": "1048576"}
+		c := lab.ContainerConfig("c", n.shell, "sh", "-c", "exit 3")
+		c.Annotations = map[string]string{
+			"io.berth.tmpfs": `[{"path":"/scratch"}]`, "io.berth.volumes": `["/own"]`, "io.berth.ulimits": "nofile=100", "io.berth.restart": "always", "io.berth.remove": "true",
+		}
+		made, err := tc.rt.RunPodSandbox(t.Context(), &criv1.RunPodSandboxRequest{Config: pod})
+		if err != nil {
+			t.Fatal(err)
+		}
+		look := lab.ContainerConfig("look", n.shell, "sleep", "1000")
+		look.Annotations = c.Annotations
+		var ids []string
+		for _, config := range []*criv1.ContainerConfig{look, c} {
+			r, err := tc.rt.CreateContainer(t.Context(), &criv1.CreateContainerRequest{PodSandboxId: made.PodSandboxId, Config: config, SandboxConfig: pod})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := tc.rt.StartContainer(t.Context(), &criv1.StartContainerRequest{ContainerId: r.ContainerId}); err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, r.ContainerId)
+		}
+		r, err := tc.rt.ExecSync(t.Context(), &criv1.ExecSyncRequest{ContainerId: ids[0], Timeout: 30,
+			Cmd: []string{"sh", "-c", "grep -c ' /scratch tmpfs' /proc/mounts; grep -c ' /own ' /proc/mounts; true"}})
+		if err != nil || string(r.Stdout) != tc.want {
+			t.Errorf("%s: %q, %v; want %q", tc.name, r.GetStdout(), err, tc.want)
+		}
+		if tc.name != "kubelet" {
+			continue
+		}
+		n.eventually(func() error {
+			st, err := tc.rt.ContainerStatus(t.Context(), &criv1.ContainerStatusRequest{ContainerId: ids[1]})
+			if err == nil && st.Status.State != criv1.ContainerState_CONTAINER_EXITED {
+				err = fmt.Errorf("it is %s", st.Status.State)
+			}
+			return err
+		})
+		// Neither restarted nor removed; both would have come before this answer.
+		if _, err := n.Admin().Again(t.Context(), &api.AgainRequest{Container: ids[1]}); err == nil || !strings.Contains(err.Error(), "the kubelet's") {
+			t.Errorf("a start again of the kubelet's container: %v", err)
+		}
+		list, err := tc.rt.ListContainers(t.Context(), &criv1.ListContainersRequest{})
+		if err != nil || len(list.Containers) != 2 {
+			t.Errorf("%v, %v", list, err)
+		}
 	}
 }

@@ -97,7 +97,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestNothingLeadsOut tries links, names and swaps.
+// T-ROOT. CVE-2018-15664: no link, name or swap in a container leads a copy to
+// the host's files.
 func TestNothingLeadsOut(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -156,7 +157,7 @@ func TestNothingLeadsOut(t *testing.T) {
 	}
 }
 
-// TestASwappedDirectory swaps a directory for a link to the host's while a tar
+// T-ROOT. TestASwappedDirectory swaps a directory for a link to the host's while a tar
 // is unpacked into it.
 func TestASwappedDirectory(t *testing.T) {
 	needsRoot(t)
