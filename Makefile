@@ -108,7 +108,7 @@ lint: ## gofmt, go vet, and golangci-lint where it is installed
 	  if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
 	CGO_ENABLED=1 $(GO) vet -tags "$(SHIM_TAGS)" ./...
 	CGO_ENABLED=0 $(GO) vet -tags failpoint ./runtime/sys/fail ./cmd/berthd
-	CGO_ENABLED=0 $(GO) vet -tags e2e,crash,soak,kube ./hack/...
+	CGO_ENABLED=0 $(GO) vet -tags e2e,crash,soak,kube,debian ./hack/...
 	@if command -v golangci-lint >/dev/null; then golangci-lint run ./...; fi
 
 .PHONY: test-unit
@@ -123,6 +123,10 @@ test-root: ## every package on the real kernel, with the race detector (root)
 .PHONY: test-e2e
 test-e2e: bin $(CACHE)/crictl cni ## the built binaries, driven by crictl (root)
 	$(GO) test $(TESTFLAGS) -count=1 -tags e2e -timeout 20m ./hack/e2e/...
+
+.PHONY: example
+example: bin $(CACHE)/crictl ## build a real PostgreSQL and ten projects from Debian's packages, and use them (root, packages)
+	$(GO) test $(TESTFLAGS) -count=1 -tags e2e,debian -timeout 40m -v -run 'TestPostgreSQL|TestLargeDockerfiles' ./hack/e2e
 
 .PHONY: critest
 critest: bin cni ## kubernetes' specs of CRI, all 122, and streams over WebSocket too (root)
@@ -165,7 +169,7 @@ test-package: ## the Debian package, installed, upgraded and removed in a guest 
 	@hack/vm/package.sh
 
 .PHONY: test-all
-test-all: test crash critest kubelet soak test-vm test-checkpoint test-package ## everything there is (root)
+test-all: test crash critest kubelet soak example test-vm test-checkpoint test-package ## everything there is (root)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each (10s)

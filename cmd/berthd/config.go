@@ -88,6 +88,7 @@ type imageConfig struct {
 	ParallelRanges  int               `toml:"parallel_ranges,commented" comment:"Connections over which a large layer comes, each with a range of it at a time.\n1: every layer comes over one connection."`
 	RangeMiB        int64             `toml:"range_mib,commented" comment:"Size of such a range in MiB."`
 	RangesFromMiB   int64             `toml:"ranges_from_mib,commented" comment:"Size in MiB from which a layer is large."`
+	BuildCacheGiB   int64             `toml:"build_cache_gib,commented" comment:"GiB of layers that are kept for later builds only; the oldest go first."`
 	VerifiersDir    string            `toml:"verifiers_dir,commented" comment:"Directory of programs that must all agree to an image before it is pulled;\nthey are called like containerd's image verifiers. Empty: none is asked."`
 }
 
@@ -129,7 +130,7 @@ func defaultConfig() config {
 		Network: networkConfig{
 			Enabled: true, Mode: string(modes.Auto), Bridge: "berth0", Masquerade: true, CNI: defaultCNI(),
 		},
-		Image:  imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Proxies: map[string]string{}, Pinned: []string{}, TarSplit: true, ParallelLayers: 4, ParallelRanges: 4, RangeMiB: 16, RangesFromMiB: 64},
+		Image:  imageConfig{DefaultRegistry: "docker.io", CertsDirs: []string{"/etc/berth/certs.d"}, Proxies: map[string]string{}, Pinned: []string{}, TarSplit: true, ParallelLayers: 4, ParallelRanges: 4, RangeMiB: 16, RangesFromMiB: 64, BuildCacheGiB: 10},
 		Stream: defaultStreams(),
 		Debug:  debugConfig{Socket: true},
 
@@ -209,7 +210,7 @@ func (c *config) validate() error {
 	}
 	for key, n := range map[string][2]int64{ // the value and the most
 		"parallel_layers": {int64(c.Image.ParallelLayers), 64}, "parallel_ranges": {int64(c.Image.ParallelRanges), 64},
-		"range_mib": {c.Image.RangeMiB, 1 << 20}, "ranges_from_mib": {c.Image.RangesFromMiB, 1 << 20},
+		"range_mib": {c.Image.RangeMiB, 1 << 20}, "ranges_from_mib": {c.Image.RangesFromMiB, 1 << 20}, "build_cache_gib": {c.Image.BuildCacheGiB, 1 << 20},
 	} {
 		if n[0] < 1 || n[0] > n[1] {
 			return bad("image."+key, "%d is not between 1 and %d", n[0], n[1])

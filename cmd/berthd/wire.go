@@ -73,6 +73,7 @@ func build(ctx context.Context, cfg config) (*daemon, error) {
 		Pinned:          cfg.Image.Pinned,
 		KeepBlobs:       cfg.Image.KeepBlobs,
 		NoTarSplit:      !cfg.Image.TarSplit,
+		BuildCache:      cfg.Image.BuildCacheGiB << 30,
 		Verifiers:       verifier.Programs{Dir: cfg.Image.VerifiersDir},
 		Observer:        counts,
 		Observe:         rememberSteps(spans, last),

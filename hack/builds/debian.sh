@@ -1,13 +1,13 @@
 #!/bin/bash
-# Makes hack/.cache/debian.tar: the smallest Debian of this machine's release, by
-# debootstrap, with the machine's own sources of packages. It takes a minute or
-# three, once.
+# Makes hack/.cache/debian, a context for berth build: the smallest Debian of this
+# machine's release, by debootstrap, with the machine's own sources of packages.
+# It takes a minute or three, once.
 #
 # usage: hack/builds/debian.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-target=$PWD/hack/.cache/debian.tar
+target=$PWD/hack/.cache/debian/root.tar
 [ ! -s "$target" ] || exit 0
 # shellcheck source=/dev/null
 . /etc/os-release
@@ -21,7 +21,8 @@ sources=$(apt-get indextargets --format '$(SITE) $(RELEASE) $(CODENAME) $(COMPON
 mirror=$(awk -v c="$VERSION_CODENAME" '$3 == c { print $2; exit }' <<<"$sources")
 [ -n "$mirror" ] || { echo "cannot tell where this machine gets $VERSION_CODENAME from: apt-get update first" >&2; exit 1; }
 
-mkdir -p hack/.cache
+mkdir -p "${target%/*}"
+printf 'FROM scratch\nADD root.tar /\nCMD ["bash"]\n' >"${target%/*}/Dockerfile"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 debootstrap --variant=minbase --include=ca-certificates "$VERSION_CODENAME" "$work/root" "$mirror" >"$work/log" 2>&1 ||
