@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 
@@ -32,6 +33,7 @@ type netFlags struct {
 	dns, searches []string
 	dnsOptions    []string
 	addHosts      []string
+	ip, ip6, mac  string
 	publishAll    bool
 	expose        []string
 
@@ -42,6 +44,9 @@ type netFlags struct {
 
 func (n *netFlags) register(f *pflag.FlagSet) {
 	f.StringArrayVar(&n.aliases, "network-alias", nil, "a further name on its network")
+	f.StringVar(&n.ip, "ip", "", "IPv4 address that it is to have on its network")
+	f.StringVar(&n.ip6, "ip6", "", "the same of IPv6")
+	f.StringVar(&n.mac, "mac-address", "", "hardware address that it is to have, which plugins of CNI can give")
 	f.StringArrayVar(&n.dns, "dns", nil, "name server to ask instead of the host's")
 	f.StringArrayVar(&n.searches, "dns-search", nil, "domain to complete names with instead of the host's; . for none")
 	f.StringArrayVar(&n.dnsOptions, "dns-option", nil, "option of the resolver, as ndots:2, instead of the host's")
@@ -80,7 +85,8 @@ func (r *runFlags) checkNetwork() error {
 		}
 		r.more.pod, n.joins, r.network = of, true, usualNetwork
 	}
-	ofPod := len(n.aliases)+len(n.dns)+len(n.searches)+len(n.dnsOptions)+len(n.addHosts)+len(n.expose) > 0 || n.publishAll
+	wishes := n.ip != "" || n.ip6 != "" || n.mac != ""
+	ofPod := wishes || len(n.aliases)+len(n.dns)+len(n.searches)+len(n.dnsOptions)+len(n.addHosts)+len(n.expose) > 0 || n.publishAll
 	switch {
 	case r.network == hostNetwork && (len(r.ports) > 0 || n.publishAll):
 		p.why, p.do = "on the host's network its ports are the host's own", "leave out -p, or choose --network bridge"
@@ -88,8 +94,10 @@ func (r *runFlags) checkNetwork() error {
 		p.why, p.do = "on the host's network it has the host's name", "leave out --hostname, or choose --network bridge"
 	case r.network == noNetwork && (len(r.ports) > 0 || n.publishAll):
 		p.why, p.do = "without a network nobody can reach its ports (--network none)", "leave out -p, or choose --network bridge"
+	case wishes && (r.network == hostNetwork || r.network == noNetwork):
+		p.why, p.do = "on network "+r.network+" it has no address of its own (--ip, --ip6, --mac-address)", "leave them out, or choose another network"
 	case r.more.pod != "" && ofPod:
-		p.why, p.do = "name servers, hosts and aliases are the pod's, which is there already", "leave them out, or make the pod's first container with them"
+		p.why, p.do = "addresses, name servers, hosts and aliases are the pod's, which is there already", "leave them out, or make the pod's first container with them"
 	case len(n.aliases) > 0 && !r.named():
 		p.why, p.do = fmt.Sprintf("on network %s containers have no names", r.network), "make a network (berth network create NAME) and choose it with --network NAME"
 	case r.named() && !goodName.MatchString(r.network):
@@ -102,6 +110,14 @@ func (r *runFlags) checkNetwork() error {
 
 // parse reads the lists.
 func (n *netFlags) parse() error {
+	for flag, s := range map[string]string{"--ip": n.ip, "--ip6": n.ip6} {
+		if a, err := netip.ParseAddr(s); s != "" && (err != nil || a.Zone() != "" || a.Is4() != (flag == "--ip")) {
+			return &problem{what: fmt.Sprintf("cannot ask for the address %q", s), why: "it is no address of the family of " + flag, do: "write for example --ip 10.211.0.7 or --ip6 fd00:be:28::7; berth network inspect shows the subnets"}
+		}
+	}
+	if _, err := net.ParseMAC(n.mac); n.mac != "" && err != nil {
+		return &problem{what: fmt.Sprintf("cannot ask for the hardware address %q", n.mac), why: "it is none", do: "write for example --mac-address 0a:58:0a:00:00:07"}
+	}
 	for _, s := range n.dns {
 		if a, err := netip.ParseAddr(s); err != nil || a.IsUnspecified() {
 			return &problem{what: fmt.Sprintf("cannot ask the name server %q", s), why: "it is not an IP address", do: "write for example --dns 192.0.2.53"}
@@ -115,6 +131,8 @@ func (n *netFlags) parse() error {
 type localNetwork struct {
 	Name    string     `json:"name,omitempty"`
 	Aliases []string   `json:"aliases,omitempty"`
+	IPs     []string   `json:"ips,omitempty"`
+	MAC     string     `json:"mac,omitempty"`
 	Hosts   []hostLine `json:"hosts,omitempty"`
 }
 
@@ -186,11 +204,16 @@ func (r *runFlags) onNetwork(pod *criv1.PodSandboxConfig) error {
 	if err != nil {
 		return err
 	}
-	note := localNetwork{Aliases: r.net.aliases, Hosts: hosts}
+	note := localNetwork{Aliases: r.net.aliases, MAC: r.net.mac, Hosts: hosts}
+	for _, a := range []string{r.net.ip, r.net.ip6} {
+		if a != "" {
+			note.IPs = append(note.IPs, a)
+		}
+	}
 	if r.named() || r.network == noNetwork {
 		note.Name = r.network
 	}
-	if note.Name == "" && len(note.Hosts) == 0 {
+	if note.Name == "" && len(note.Hosts)+len(note.IPs) == 0 && note.MAC == "" {
 		return nil
 	}
 	text, err := json.Marshal(note)

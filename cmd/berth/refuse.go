@@ -60,16 +60,10 @@ func refusedRunFlags() []refusedFlag {
 		cgroups = "cgroup v2, which replaces what it needs, has nothing like it"
 		windows = "that is for Windows"
 		disks   = "CRI has no limits of disks"
-
-		addresses = "addresses are given in turn"
-		byName    = "use the name of the container on a network of your own: --network NAME"
 	)
 	return []refusedFlag{
 		{name: "gpus", why: "devices come through CDI, which the driver's package describes", do: "name the device: --device nvidia.com/gpu=all (nvidia-ctk cdi generate writes its description to /etc/cdi)"},
-		{name: "ip", why: addresses, do: byName},
-		{name: "ip6", why: addresses, do: byName},
-		{name: "link-local-ip", why: addresses, do: byName},
-		{name: "mac-address", why: "a pod's hardware address follows from its address", do: "leave it out"},
+		{name: "link-local-ip", why: "the kernel makes that address of the hardware address", do: "leave it out, or choose an address of the network: --ip, --ip6"},
 		{name: "link", why: "links are docker's old way; names of a network lead to its containers", do: "put both on one network and use the name: --network NAME"},
 		{name: "volumes-from", why: "the volumes that an image declares belong to one container", do: "give the volume a name and mount it in both: -v NAME:/path"},
 		{name: "volume-driver", why: "volumes are directories of the node", do: "mount the storage on the host and use -v /path:/path"},

@@ -72,6 +72,10 @@ func TestNetworksOfPeople(t *testing.T) {
 	if err := ask("watch", "http://db/"); err != nil {
 		t.Error(err)
 	}
+	wished := blue[0].Subnets[0][:strings.LastIndexByte(blue[0].Subnets[0], '.')] + ".77"
+	n.berth("run", "-d", "--name", "wished", "--network", "blue", "--ip", wished, n.web)
+	want(t, n.berth("exec", "watch", "cat", "/etc/hosts"), wished+"\twished")
+	n.berth("rm", "-f", "wished")
 	n.berth("run", "-d", "--name", "late", "--network", "blue", n.web)
 	n.eventually(func() error { return ask("watch", "http://late/") })
 	n.berth("rm", "-f", "db")

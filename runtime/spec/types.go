@@ -71,8 +71,8 @@ type HostLine struct {
 type LocalNetwork struct {
 	Name    string   `json:"name,omitempty"`    // of a network that people have made; empty: the usual one
 	Aliases []string `json:"aliases,omitempty"` // further names of the pod on that network
-	// IPs and MAC are addresses that the pod wants of plugins of CNI that take
-	// such wishes.
+	// IPs and MAC are addresses that the pod wants, the latter of plugins of CNI
+	// that take such a wish.
 	IPs []netip.Addr `json:"ips,omitempty"`
 	MAC string       `json:"mac,omitempty"`
 	// Hosts are names with addresses for /etc/hosts; the invalid address stands

@@ -220,8 +220,15 @@ func (b *Bridge) Reserve(ctx context.Context, r network.Request) (network.Lease,
 		b.releaseLocked(l)
 		return network.Lease{}, fmt.Errorf("cannot reserve the network of pod %s: %w", r.PodID, err)
 	}
-	for _, p := range b.pools[:min(families, len(b.pools))] {
-		a, err := p.take(r.PodID)
+	pools := b.pools[:min(families, len(b.pools))]
+	if a, ok := unfit(r.IPs, pools); ok {
+		return undo(errkind.New(errkind.InvalidArgument, "it wants address %s, and pods of %s get one of each of %v", a, b.cfg.Name, b.cfg.Subnets[:len(pools)]))
+	}
+	if r.MAC != "" {
+		return undo(errkind.New(errkind.Unimplemented, "it wants hardware address %s, and on bridge %s that follows from its IPv4 address", r.MAC, b.cfg.Name))
+	}
+	for _, p := range pools {
+		a, err := p.grant(r.PodID, r.IPs)
 		if err != nil {
 			return undo(err)
 		}

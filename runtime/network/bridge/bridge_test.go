@@ -136,6 +136,49 @@ func TestReserveTwiceIsTheSameLease(t *testing.T) {
 	}
 }
 
+func TestAddressesThatAreWishedFor(t *testing.T) {
+	w := newWorld(t, nil)
+	wish := func(ips ...string) network.Request {
+		r := w.request(nil)
+		for _, a := range ips {
+			r.IPs = append(r.IPs, netip.MustParseAddr(a))
+		}
+		return r
+	}
+	p := w.attachRequest(wish("fd00:be:27::77", "10.210.3.7"))
+	if p.v4() != "10.210.3.7" || p.v6() != "fd00:be:27::77" {
+		t.Errorf("it got %v", p.lease.Addresses)
+	}
+	one := w.attachRequest(wish("10.210.3.9"))
+	if one.v4() != "10.210.3.9" || one.v6() == p.v6() {
+		t.Errorf("it got %v", one.lease.Addresses)
+	}
+	w.serve(p.Netns, "p", ":80")
+	w.answers(one.Netns, p.v4(), 80, "p", "10.210.3.9")
+	for _, c := range []struct {
+		r    network.Request
+		kind errkind.Kind
+		says string
+	}{
+		{wish("10.210.3.7"), errkind.AlreadyExists, "held by pod " + p.PodID},
+		{wish("10.210.0.1"), errkind.InvalidArgument, "not one for pods"},
+		{wish("10.210.255.255"), errkind.InvalidArgument, "not one for pods"},
+		{wish("10.211.0.7"), errkind.InvalidArgument, "it wants address 10.211.0.7"},
+		{wish("10.210.3.8", "10.210.3.10"), errkind.InvalidArgument, "it wants address 10.210.3.10"},
+	} {
+		if _, err := w.b.Reserve(ctx, c.r); !errkind.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%v: got %v, want kind %v saying %q", c.r.IPs, err, c.kind, c.says)
+		}
+	}
+	mac := wish()
+	mac.MAC = "0a:58:0a:00:00:02"
+	if _, err := w.b.Reserve(ctx, mac); !errkind.Is(err, errkind.Unimplemented) {
+		t.Errorf("a hardware address: %v", err)
+	}
+	w.attachRequest(wish("10.210.3.8")) // which the refused request has not kept
+	w.clean()
+}
+
 func TestAttachIsIdempotentAndDetachLeavesNothing(t *testing.T) {
 	w := newWorld(t, nil)
 	p := w.attach(both(80, 8080, "")...)

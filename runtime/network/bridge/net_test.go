@@ -2,7 +2,11 @@ package bridge
 
 import (
 	"errors"
+	"fmt"
+	"net"
 	"net/netip"
+	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -47,4 +51,40 @@ func TestNETPodsTakeNoRouterAdvertisements(t *testing.T) {
 		}
 		return nil
 	}))
+}
+
+// T-NET: a probe of ports from another host finds what is published for it, and
+// nothing of what the host, or a pod, has for the host alone.
+func TestNETProbeFromAnotherHostFindsWhatIsPublished(t *testing.T) {
+	w := newWorld(t, nil)
+	p := w.attach(slices.Concat(both(80, 1080, ""), both(81, 1081, "127.0.0.1"), both(82, 1082, hostV4), both(83, 1083, "::"), both(84, 1084, "::1")[:1])...)
+	for _, at := range []string{":80", ":81", ":82", ":83", ":84", ":85"} {
+		w.serve(p.Netns, "p", at)
+	}
+	for _, at := range []string{"127.0.0.1:1090", "[::1]:1091", "10.210.0.1:1092"} { // 1092 is the host's at an address that it has
+		w.serve("", "host", at)
+	}
+	for host, want := range map[string]string{hostV4: "[1080 1082]", hostV6: "[1080 1083]"} {
+		var open []int
+		w.ok(netns.Do(w.other, func() error {
+			for port := 1000; port < 1200; port++ {
+				c, err := net.DialTimeout("tcp", net.JoinHostPort(host, fmt.Sprint(port)), patience)
+				if err == nil {
+					open = append(open, port)
+					_ = c.Close()
+				} else if !errors.Is(err, syscall.ECONNREFUSED) {
+					return err
+				}
+			}
+			return nil
+		}))
+		if fmt.Sprint(open) != want {
+			t.Errorf("at %s ports %v are open, want %s", host, open, want)
+		}
+	}
+	// What is the host's own is there for itself.
+	w.answers("", "127.0.0.1", 1081, "p", "")
+	if got, err := ask("", "tcp", "::1", 1084, patience); err != nil || got == "" {
+		t.Errorf("::1: %q, %v", got, err)
+	}
 }

@@ -50,6 +50,33 @@ func (p *pool) take(podID string) (netip.Addr, error) {
 	}
 }
 
+// grant takes the one of wishes that is of the subnet, or any.
+func (p *pool) grant(podID string, wishes []netip.Addr) (netip.Addr, error) {
+	for _, a := range wishes {
+		if p.prefix.Contains(a) {
+			return a, p.claim(podID, a)
+		}
+	}
+	return p.take(podID)
+}
+
+// unfit finds a wish that is of no pool, or of the same as one before it.
+func unfit(wishes []netip.Addr, pools []*pool) (netip.Addr, bool) {
+	given := map[*pool]bool{}
+	for _, a := range wishes {
+		fits := false
+		for _, p := range pools {
+			if p.prefix.Contains(a) && !given[p] {
+				given[p], fits = true, true
+			}
+		}
+		if !fits {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
 // after is the address that follows a, round the end.
 func (p *pool) after(a netip.Addr) netip.Addr {
 	if a == p.last {
@@ -58,7 +85,7 @@ func (p *pool) after(a netip.Addr) netip.Addr {
 	return a.Next()
 }
 
-// claim marks an address that was given before a restart.
+// claim takes an address that was given before a restart, or is wished for.
 func (p *pool) claim(podID string, a netip.Addr) error {
 	if holder, taken := p.holder[a]; taken && holder != podID {
 		return errkind.New(errkind.AlreadyExists, "address %s is held by pod %s", a, holder)

@@ -64,10 +64,6 @@ func (n *Network) Reserve(ctx context.Context, r network.Request) (network.Lease
 	if n.byCNI(r.Handler, r.Cluster) {
 		return n.cni.Reserve(ctx, r)
 	}
-	if len(r.IPs) > 0 || r.MAC != "" {
-		return network.Lease{}, errkind.New(errkind.Unimplemented,
-			"cannot reserve the network of pod %s: it wants certain addresses, and the embedded network gives those that it chooses; plugins of CNI may do so", r.PodID)
-	}
 	return n.bridge.Reserve(ctx, r)
 }
 

@@ -128,8 +128,8 @@ func TestWhoIsOnWhat(t *testing.T) {
 	}
 }
 
-// TestWishesOfTheEmbeddedNetwork: it gives the addresses that it chooses, and does
-// not pass over that a person has chosen others.
+// TestWishesOfTheEmbeddedNetwork: it gives an address that a person has chosen, and
+// does not pass over one that it cannot give.
 func TestWishesOfTheEmbeddedNetwork(t *testing.T) {
 	t.Parallel()
 	net := newNode(t).start(modes.Bridge)
