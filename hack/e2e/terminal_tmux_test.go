@@ -86,6 +86,8 @@ func TestRunInTmux(t *testing.T) {
 	x.types("seq 1 40 | more")
 	x.shows("a pager that fills the screen", func(lines []string) bool { return strings.Contains(lines[len(lines)-1], "More") })
 	x.do("send-keys", "-l", "q")
+	// busybox asks where the cursor is, and the terminal's answer is typed too.
+	x.shows("the prompt", func(lines []string) bool { return strings.TrimSpace(lines[len(lines)-1]) == "in:" })
 	x.do("send-keys", "C-p", "")
 	x.do("send-keys", "C-q", "")
 	x.shows("how to come back", has("berth: detached; container person goes on.*"))
