@@ -43,6 +43,12 @@ func TestTeardownLeavesNothingInTheKernel(t *testing.T) {
 			if out, err := n.berthd("teardown"); err == nil || !strings.Contains(out, "systemctl stop berthd") {
 				t.Fatalf("beside a daemon: %v\n%s", err, out)
 			}
+			if _, err := n.Berth(t.Context(), "network", "create", "apart"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := n.Berth(t.Context(), "run", "-d", "--name", "other", "--network", "apart", n.shell, "sleep", "1000"); err != nil {
+				t.Fatal(err)
+			}
 			n.Stop()
 			if out, err := n.berthd("teardown"); err != nil {
 				t.Fatalf("%v\n%s", err, out)

@@ -35,7 +35,7 @@ inside() {
 	gone() { ! [ -d "/proc/$container" ]; }
 	own_unit() { grep -q "berth-shim-node-$shim.scope" "/proc/$shim/cgroup"; }
 	same_shim() { pgrep -x berth-shim | grep -qx "$shim"; }
-	version() { berth version | grep -q "$1" && berthd version | grep -qx "$1"; }
+	version() { berth version | grep -q "^Daemon:.*$1" && berthd version | grep -qx "$1"; }
 	nothing_left() {
 		local left
 		left=$(

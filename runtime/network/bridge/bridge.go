@@ -188,16 +188,22 @@ func (c Config) table() portmap.Config {
 // Close frees what New opened. The kernel's side stays as it is; no other
 // method may be called after.
 func (b *Bridge) Close() {
+	b.endWatch()
+	b.host.Close()
+	b.table.Close()
+	b.senders.Close()
+}
+
+// endWatch ends watching until the bridge is made again.
+func (b *Bridge) endWatch() {
 	b.linkMu.Lock()
 	end := b.watch
+	b.watch = nil
 	b.linkMu.Unlock()
 	if end != nil {
 		end()
 	}
 	b.others.Wait()
-	b.host.Close()
-	b.table.Close()
-	b.senders.Close()
 }
 
 // Reserve implements network.Network. A host port that a process of the host

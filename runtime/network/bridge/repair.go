@@ -159,6 +159,7 @@ func (b *Bridge) Repair(ctx context.Context) error {
 // Teardown removes the bridge, every interface on it that is ours, and the
 // table. Leases stay; the next Attach makes it all again.
 func (b *Bridge) Teardown() error {
+	b.endWatch() // it would put back what is removed here
 	b.linkMu.Lock()
 	defer b.linkMu.Unlock()
 	b.index = 0
