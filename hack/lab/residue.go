@@ -165,7 +165,12 @@ func (l *Lab) cgroups() []string {
 func (l *Lab) interfaces() []netlink.Link {
 	var links []netlink.Link
 	err := l.Inside(func() (err error) {
-		links, err = netlink.LinkList()
+		// A list that changes while it is read comes in part, and says so.
+		for range 100 {
+			if links, err = netlink.LinkList(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+				break
+			}
+		}
 		return err
 	})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -222,22 +223,64 @@ func (t *Table) recoverPods(ctx context.Context) {
 	for _, p := range t.pods {
 		pods = append(pods, p)
 	}
+	var all sync.WaitGroup
+	slots := make(chan struct{}, recoverAtATime)
+	inTurn := func(p *Pod, f func(context.Context, *Pod)) {
+		all.Add(1)
+		if !t.goBackground(ctx, func(ctx context.Context) {
+			defer all.Done()
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			f(ctx, p)
+		}) {
+			all.Done()
+		}
+	}
 	for _, p := range pods {
 		rec := p.record()
 		alive := rec.BootID == t.cfg.BootID && t.intact(p, mounted) && (!sharesPIDs(p.config) || rec.Init.Alive())
 		switch {
 		case rec.Phase == phaseCreating:
-			if err := t.runPlan(p).Undo(ctx); err != nil {
-				log.Error(err, "Cannot undo a half-made pod; it is kept until a stop succeeds", "pod", p.id)
-				t.sinkPod(ctx, p, func(r *podRecord) { r.Phase, r.Trouble = phaseStopping, newTrouble("run", err) })
-				t.stopLater(p)
-				continue
-			}
-			t.forgetPod(p)
+			inTurn(p, t.undoRun)
 		case rec.Phase == phaseStopping, rec.Phase == phaseReady && !alive:
-			logged(ctx, "Cannot finish the stop of a pod", t.stopPod(ctx, p))
+			if rec.Phase == phaseReady { // nobody takes it for one until its turn comes
+				t.sinkPod(ctx, p, func(r *podRecord) { r.Phase = phaseStopping })
+			}
+			inTurn(p, func(ctx context.Context, p *Pod) { logged(ctx, "Cannot finish the stop of a pod", t.stopPod(ctx, p)) })
 		}
 	}
+	done := make(chan struct{})
+	go func() {
+		all.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(recoverPatience):
+		log.Info("Pods of before are still being ended, and that goes on")
+	}
+}
+
+const (
+	// recoverPatience is how long the daemon's start waits for pods to be ended:
+	// after a reboot the plugins of a cluster's network may need what the kubelet
+	// starts only once we answer, for each of many pods.
+	recoverPatience = 10 * time.Second
+	recoverAtATime  = 16 // pods that are ended, while others wait
+)
+
+// undoRun undoes a half-made pod.
+func (t *Table) undoRun(ctx context.Context, p *Pod) {
+	p.verbs.Lock()
+	defer p.verbs.Unlock()
+	if err := t.runPlan(p).Undo(ctx); err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot undo a half-made pod; it is kept until a stop succeeds", "pod", p.id)
+		t.sinkPod(ctx, p, func(r *podRecord) { r.Phase, r.Trouble = phaseStopping, newTrouble("run", err) })
+		t.stopLater(p)
+		return
+	}
+	t.forgetPod(p)
+	t.publish()
 }
 
 // intact tells whether everything that the pod's containers would need is

@@ -44,6 +44,9 @@ func (t *Table) detached(ctx context.Context, f func(context.Context) error) err
 func (t *Table) stopPod(ctx context.Context, p *Pod) error {
 	p.verbs.Lock()
 	defer p.verbs.Unlock()
+	if !t.knows(p.id) {
+		return nil // its making was undone while we waited
+	}
 	return t.stopPodLocked(ctx, p)
 }
 

@@ -226,6 +226,63 @@ func TestAFailedStopIsTriedAgainByItself(t *testing.T) {
 	})
 }
 
+// unanswering is a network whose plugins do not answer when they shall detach.
+type unanswering struct {
+	*noNetwork
+	answer chan struct{}
+}
+
+func (h *unanswering) Detach(ctx context.Context, l network.Lease, ns string) error {
+	select {
+	case <-h.answer:
+		return h.noNetwork.Detach(ctx, l, ns)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// After a reboot the plugins of a cluster may not answer before the kubelet has
+// started what they need: the daemon is there nevertheless, and ends the pods of
+// before when they do.
+func TestPodsThatCannotBeEndedDoNotHoldUpTheStart(t *testing.T) {
+	n := newNode(t, pod.GroupNode)
+	net := &unanswering{n.network, make(chan struct{})}
+	var ids []string
+	for i := range 20 {
+		id, err := n.Run(t.Context(), pod.ViewAll, podConfig(fmt.Sprintf("before%d", i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	n.Close()
+	n.cfg.Network = net
+	within(t, "the start", func() { n.boot(t) })
+	// Another boot: nothing of them is there any more.
+	n.Close()
+	n.cfg.BootID = "another boot"
+	within(t, "the start after the reboot", func() { n.boot(t) })
+	for _, p := range n.Pods(pod.ViewAll, pod.PodFilter{}) {
+		if p.Ready {
+			t.Errorf("pod %s is ready", p.ID)
+		}
+	}
+	if _, err := n.Run(t.Context(), pod.ViewAll, podConfig("after")); err != nil {
+		t.Errorf("a new pod: %v", err)
+	}
+	close(net.answer)
+	for _, id := range ids {
+		if err := n.Remove(t.Context(), pod.ViewAll, id); err != nil {
+			t.Error(err)
+		}
+	}
+	n.network.mu.Lock()
+	defer n.network.mu.Unlock()
+	if len(n.network.attached) != 1 {
+		t.Errorf("attached: %v", n.network.attached)
+	}
+}
+
 // A daemon that is told to end does not wait out a container's grace, and the
 // container does not notice.
 func TestCloseDoesNotWaitForGrace(t *testing.T) {
