@@ -164,12 +164,8 @@ kubelet: kube-programs ## the real kubelet and a cluster of one node on berth, b
 kubelet-smoke: kube-programs ## a handful of these tests
 	$(KUBE_TEST) -short -run '^Test(Standalone|DeletedMeanwhile|Readiness|Exec|PortForward|Logs|GracefulDeletion)$$' ./hack/kube/...
 
-.PHONY: test-package
-test-package: ## the Debian package, installed, upgraded and removed in a guest with systemd (root)
-	@hack/vm/package.sh
-
 .PHONY: test-all
-test-all: test crash critest kubelet soak example test-vm test-checkpoint test-package ## everything there is (root)
+test-all: test crash critest kubelet soak example test-vm test-checkpoint ## everything there is (root)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each (10s)

@@ -322,13 +322,13 @@ func FuzzParse(f *testing.F) {
 // The example is honoured as a whole.
 func TestTheExampleOfADatabase(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../../../hack/postgres/pod.yaml")
+	text, err := os.ReadFile("../../../hack/example/pod.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	plan := parseOne(t, string(text)).Plan(place())
 	c := plan.Containers[0]
-	if c.Image != "db:tag" || c.Mounts[0].HostPath != "/srv/db" || c.Mounts[0].ContainerPath != "/data/db" || plan.EmptyDirs[0].Size != 256<<20 ||
+	if c.Image != "db:1" || c.Mounts[0].HostPath != "/srv/db" || c.Mounts[0].ContainerPath != "/data/db" || plan.EmptyDirs[0].Size != 256<<20 ||
 		plan.Pod.Ports[0] != (spec.PortMapping{Protocol: "tcp", ContainerPort: 5432, HostPort: 5432, HostIP: "127.0.0.1"}) {
 		t.Errorf("%+v", plan)
 	}
