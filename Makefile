@@ -118,7 +118,7 @@ test-unit: ## the tests that need neither root nor packages
 
 .PHONY: test-root
 test-root: ## every package on the real kernel, with the race detector (root)
-	CGO_ENABLED=1 $(GO) test $(TESTFLAGS) -race -tags "$(SHIM_TAGS)" ./...
+	CGO_ENABLED=1 $(GO) test $(TESTFLAGS) -timeout 30m -race -tags "$(SHIM_TAGS)" ./...
 
 .PHONY: test-e2e
 test-e2e: bin $(CACHE)/crictl cni ## the built binaries, driven by crictl (root)
