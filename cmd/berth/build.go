@@ -110,7 +110,6 @@ func (b *buildFlags) silent() bool { return b.quiet || b.progress == "quiet" }
 
 // failed is why there is no image, with the advice for it.
 func (b *buildFlags) failed(err error) error {
-	what := "build " + b.context
 	switch status.Code(err) {
 	case codes.FailedPrecondition:
 		err = advised(err, codes.FailedPrecondition, "read the output of the command above; --progress plain shows all of it")
@@ -121,7 +120,12 @@ func (b *buildFlags) failed(err error) error {
 	case codes.Unimplemented:
 		err = advised(err, codes.Unimplemented, "write that line in another way; berth build --help tells what there is")
 	}
-	return cannot(err, "%s", what)
+	err = cannot(err, "build %s", b.context)
+	var p *problem
+	if errors.As(err, &p) {
+		p.why = strings.TrimPrefix(p.why, "cannot build: ")
+	}
+	return err
 }
 
 // buildRequest reads the flags, and what they name, into a request; open gives

@@ -60,11 +60,12 @@ func (r buildRunner) follow(ctx context.Context, id string, p imageservice.Build
 	if err != nil {
 		return 0, err
 	}
+	var read sync.WaitGroup
+	defer read.Wait() // nobody hears of the output any more when this returns
 	defer session.Close()
 	if err := r.pods.Start(context.WithoutCancel(ctx), pod.ViewAll, id); err != nil {
 		return 0, err
 	}
-	var read sync.WaitGroup
 	read.Go(func() { relay(session.Stdout(), func(b []byte) { p.Output(false, b) }) })
 	read.Go(func() { relay(session.Stderr(), func(b []byte) { p.Output(true, b) }) })
 	if _, err := session.Wait(ctx); err != nil {

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -37,15 +36,11 @@ func (n *node) goImage() string {
 		"Dockerfile.dockerignore": "*\n!bin\n!pkg\n!src\n!go.env\n!VERSION\npkg/*_race\nsrc/cmd\n!src/cmd/go\n!src/cmd/internal\n!src/cmd/vendor\n" +
 			"**/testdata\n",
 	})
-	out, err := exec.CommandContext(n.t.Context(), filepath.Join(runtime.GOROOT(), "bin/go"), "env", "GOROOT").Output()
-	root := strings.TrimSpace(string(out))
+	out, err := exec.CommandContext(n.t.Context(), "go", "env", "GOROOT").Output()
 	if err != nil {
-		if out, err = exec.CommandContext(n.t.Context(), "go", "env", "GOROOT").Output(); err != nil {
-			n.t.Fatal(err)
-		}
-		root = strings.TrimSpace(string(out))
+		n.t.Fatal(err)
 	}
-	n.builds("-t", "local/go:1", "-f", filepath.Join(dir, "Dockerfile"), root)
+	n.builds("-t", "local/go:1", "-f", filepath.Join(dir, "Dockerfile"), strings.TrimSpace(string(out)))
 	return "local/go:1"
 }
 
@@ -116,7 +111,7 @@ func TestPostgreSQL(t *testing.T) {
 		t.Helper()
 		n.berth(append(append([]string{"run", "-d", "--name", "some-db", "-p", fmt.Sprintf("%d:5432", port), "-e", "POSTGRES_PASSWORD=secret"}, more...), "db:1")...)
 	}
-	rows := "SELECT count(*) || ' ' || coalesce(sum(n), 0) FROM information_schema.tables LEFT JOIN (SELECT 0 AS n) x ON false WHERE table_name = 'kept'"
+	tables := "SELECT count(*) FROM information_schema.tables WHERE table_name = 'kept'"
 	ask := func(text string) (string, error) { return sql("some-db", text) }
 
 	run("-v", data+":/data/db")
@@ -136,7 +131,7 @@ func TestPostgreSQL(t *testing.T) {
 	eventually(ask, "CREATE TABLE kept (n int)")
 	n.berth("rm", "-f", "some-db")
 	run()
-	if got := eventually(ask, rows); got != "0 0" {
+	if got := eventually(ask, tables); got != "0" {
 		t.Errorf("without a volume a new container has %q", got)
 	}
 	n.berth("rm", "-f", "some-db")

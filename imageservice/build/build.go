@@ -13,6 +13,7 @@ import (
 
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
@@ -139,7 +140,7 @@ func (b *builder) dockerfile(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	name, n, err := resolve(t, b.req.File)
-	if err == nil && !n.is(modeRegular) {
+	if err == nil && !n.is(unix.S_IFREG) {
 		err = errkind.New(errkind.NotFound, "the context has no such file")
 	}
 	if err != nil {

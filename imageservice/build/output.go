@@ -18,8 +18,6 @@ import (
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
-const modeRegular = unix.S_IFREG
-
 // owner is whom files belong to.
 type owner struct{ uid, gid int }
 
@@ -37,8 +35,7 @@ type output struct {
 // item is one file of the layer.
 type item struct {
 	node
-	open  func() (io.ReadCloser, error) // of a regular file
-	above bool                          // a directory that is there, named for what is in it
+	open func() (io.ReadCloser, error) // of a regular file
 }
 
 // newOutput begins a layer on what the step's state has.
@@ -71,8 +68,12 @@ func (o *output) lstat(name string) (*node, error) {
 
 func (o *output) names(name string) ([]string, error)     { return o.below.names(name) }
 func (o *output) open(name string) (io.ReadCloser, error) { return o.below.open(name) }
-func (o *output) stampOf(n unix.Timespec) time.Time       { return time.Unix(n.Unix()) }
-func (o *output) made(n node) node                        { n.mtime = unix.NsecToTimespec(o.epoch.UnixNano()); return n }
+
+// made gives n the build's time.
+func (o *output) made(n node) node {
+	n.mtime = unix.NsecToTimespec(o.epoch.UnixNano())
+	return n
+}
 
 // put gives a file its name, below directories that are named too, with what
 // they are, so that the layer needs nothing of those below it.
@@ -91,7 +92,7 @@ func (o *output) put(name string, it *item) error {
 		if err != nil {
 			return err
 		}
-		o.items[dir] = &item{node: *n, above: true}
+		o.items[dir] = &item{node: *n}
 	}
 	if len(o.items) >= o.limits.Layer {
 		return errkind.New(errkind.ResourceExhausted, "it writes more than %d files and directories", o.limits.Layer)
@@ -158,7 +159,7 @@ func (o *output) write(ctx context.Context, w io.Writer) error {
 }
 
 func (o *output) writeItem(tw *tar.Writer, name string, it *item, first map[inode]string) error {
-	h := &tar.Header{Name: "./" + name, Mode: int64(it.mode & 0o7777), Uid: it.uid, Gid: it.gid, ModTime: o.stampOf(it.mtime), Format: tar.FormatPAX}
+	h := &tar.Header{Name: "./" + name, Mode: int64(it.mode & 0o7777), Uid: it.uid, Gid: it.gid, ModTime: time.Unix(it.mtime.Unix()), Format: tar.FormatPAX}
 	for k, v := range it.xattrs {
 		if h.PAXRecords == nil {
 			h.PAXRecords = map[string]string{}
