@@ -279,6 +279,17 @@ func TestJobsOfManifests(t *testing.T) {
 	if got := n.berth("ps", "-q"); got != "" {
 		t.Errorf("runs after a reboot: %q", got)
 	}
+	// What its volumes hold goes with a pod, however it is removed.
+	for _, name := range []string{"good", "bad", "late"} {
+		n.berth("rm", "-f", name)
+	}
+	n.eventually(func() error {
+		left, err := os.ReadDir(filepath.Join(n.Root, "local"))
+		if len(left) > 0 {
+			return fmt.Errorf("left: %v", left)
+		}
+		return err
+	})
 }
 
 // A pod of berth run becomes a manifest that makes an equal one.
