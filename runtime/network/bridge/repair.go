@@ -67,10 +67,8 @@ func (b *Bridge) Check(ctx context.Context) ([]string, error) {
 		case l == nil && b.isLost(attached[name].lease.PodID):
 			diffs = append(diffs, fmt.Sprintf("pod %s is attached but interface %s is missing", attached[name].lease.PodID, name))
 		case l == nil: // it came or went meanwhile
-		case l.Attrs().MasterIndex != bridge:
-			diffs = append(diffs, fmt.Sprintf("interface %s of pod %s is not on bridge %s", name, attached[name].lease.PodID, b.cfg.Name))
-		case l.Attrs().Flags&net.FlagUp == 0:
-			diffs = append(diffs, fmt.Sprintf("interface %s of pod %s is down", name, attached[name].lease.PodID))
+		case l.Attrs().MasterIndex != bridge || l.Attrs().Flags&net.FlagUp == 0:
+			diffs = append(diffs, b.wrongLink(name, attached[name].lease.PodID, bridge)...)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(links)) {
@@ -218,6 +216,23 @@ func (b *Bridge) isOrphan(l netlink.Link, bridge int) bool {
 		}
 	}
 	return true
+}
+
+// wrongLink says what is wrong with the interface of an attached lease. It looks
+// again: a list is made without the lock under which interfaces change, and has
+// some that are half made or half gone (rtnl_dump_ifinfo of newer kernels).
+func (b *Bridge) wrongLink(name, podID string, bridge int) []string {
+	l, err := b.host.LinkByName(name)
+	if err != nil {
+		return nil // it has gone since, which the next check tells if it is wrong
+	}
+	switch {
+	case l.Attrs().MasterIndex != bridge:
+		return []string{fmt.Sprintf("interface %s of pod %s is not on bridge %s", name, podID, b.cfg.Name)}
+	case l.Attrs().Flags&net.FlagUp == 0:
+		return []string{fmt.Sprintf("interface %s of pod %s is down", name, podID)}
+	}
+	return nil
 }
 
 // isLost tells whether an attached lease has no interface. The kernel is asked
