@@ -102,10 +102,13 @@ func (c *client) attempt() {
 		now = r.Containers[0].Id
 		return nil
 	})
-	r, err := rt.ExecSync(t.Context(), &criv1.ExecSyncRequest{ContainerId: now, Cmd: []string{"sh", "-c", "wc -l </layer; wc -l </vol/file"}, Timeout: 30})
-	if err != nil || strings.Join(strings.Fields(string(r.Stdout)), " ") != "2 2" {
-		t.Errorf("the new attempt has %q, %v", r.GetStdout(), err)
-	}
+	c.eventually(func() error { // it adds its lines first
+		r, err := rt.ExecSync(t.Context(), &criv1.ExecSyncRequest{ContainerId: now, Cmd: []string{"sh", "-c", "wc -l </layer; wc -l </vol/file"}, Timeout: 30})
+		if err == nil && strings.Join(strings.Fields(string(r.Stdout)), " ") != "2 2" {
+			err = fmt.Errorf("the new attempt has %q", r.Stdout)
+		}
+		return err
+	})
 	pods, err := rt.ListPodSandbox(t.Context(), &criv1.ListPodSandboxRequest{})
 	if err != nil || len(pods.Items) != 1 {
 		t.Errorf("there are %d pods, %v", len(pods.GetItems()), err)

@@ -174,13 +174,19 @@ func identity(p *pod.PodStatus) spec.PodMetadata {
 // is undone.
 func (s *Service) finish(ctx context.Context) {
 	for _, c := range s.cfg.Pods.Containers(pod.ViewAll, pod.ContainerFilter{}) {
-		old, err := s.cfg.Pods.Container(pod.ViewAll, c.From)
-		if c.From == "" || c.Origin != pod.OriginLocal || err != nil {
+		if c.From == "" || c.Origin != pod.OriginLocal {
 			continue
 		}
-		p, err := s.cfg.Pods.Pod(pod.ViewAll, old.PodID)
+		var p *pod.PodStatus
+		old, err := s.cfg.Pods.Container(pod.ViewAll, c.From)
+		if err == nil {
+			p, err = s.cfg.Pods.Pod(pod.ViewAll, old.PodID)
+		}
 		if err == nil {
 			err = s.replace(ctx, p, old)
+		}
+		if gone(err) {
+			err = nil // the crash came after its removal, and before the start
 		}
 		if err == nil && c.State == pod.StateCreated {
 			err = s.cfg.Pods.Start(ctx, pod.ViewAll, c.ID)
@@ -188,10 +194,21 @@ func (s *Service) finish(ctx context.Context) {
 		s.logged("Cannot finish a new attempt", c, err)
 	}
 	for _, p := range s.cfg.Pods.Pods(pod.ViewAll, pod.PodFilter{}) {
-		if p.Origin == pod.OriginLocal && p.Config.Metadata.Attempt > 0 && p.Config.Labels[RunLabel] != "" && len(s.members(p.ID)) == 0 {
-			s.logged("Cannot undo a new attempt of a pod", &pod.ContainerStatus{ID: p.ID}, s.cfg.Pods.Remove(ctx, pod.ViewAll, p.ID))
+		// A new attempt to which no container came, or one that all have left.
+		if p.Origin == pod.OriginLocal && p.Config.Labels[RunLabel] != "" && len(s.members(p.ID)) == 0 && (p.Config.Metadata.Attempt > 0 || s.attempts(p) > 1) {
+			s.logged("Cannot remove an attempt of a pod", &pod.ContainerStatus{ID: p.ID}, s.cfg.Pods.Remove(ctx, pod.ViewAll, p.ID))
 		}
 	}
+}
+
+// attempts counts those of a pod.
+func (s *Service) attempts(p *pod.PodStatus) (n int) {
+	for _, o := range s.cfg.Pods.Pods(pod.ViewAll, pod.PodFilter{}) {
+		if identity(o) == identity(p) {
+			n++
+		}
+	}
+	return n
 }
 
 // await restarts a container after a while, unless that is due already.
