@@ -151,7 +151,7 @@ test-checkpoint: bin $(CACHE)/crictl ## checkpoints by the real CRIU, in a guest
 
 # 14 minutes of CPU time the first time, to build what is pinned by hack/tools/kube.
 .PHONY: kube-programs
-kube-programs: bin
+kube-programs: bin cni
 	@hack/setup.sh --quiet
 	@hack/busybox.sh
 	@hack/kube/build.sh

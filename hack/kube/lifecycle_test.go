@@ -5,6 +5,8 @@ package kube
 import (
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -49,6 +51,25 @@ func TestHooks(t *testing.T) {
 `)
 	s.event("bad", "FailedPostStartHook")
 	s.ended("bad")
+
+	s.run("asks", `
+  terminationGracePeriodSeconds: 20
+  containers:
+  - name: c
+    image: $AGNHOST
+    args: [netexec, --http-port, "8080"]
+    lifecycle:
+      preStop: {httpGet: {port: 8080, path: "/shell?cmd=touch%20/seen/asked"}}
+    readinessProbe: {httpGet: {port: 8080, path: /healthz}, periodSeconds: 1, timeoutSeconds: 20}
+    volumeMounts: [{name: v, mountPath: /seen}]
+  volumes: [{name: v, hostPath: {path: `+s.hostDir()+`}}]
+`)
+	s.ready("asks")
+	s.kubectl("delete", "pod", "asks")
+	s.gone("asks")
+	if _, err := os.Stat(filepath.Join(s.hostDir(), "asked")); err != nil {
+		t.Errorf("preStop did not ask: %v", err)
+	}
 
 	s.apply(held("naps", `
   terminationGracePeriodSeconds: 20

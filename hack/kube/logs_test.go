@@ -65,49 +65,24 @@ func TestLogRotation(t *testing.T) {
 	const lines = 4000 // of 50 bytes with what CRI adds: two rotations
 	s.run("p", fmt.Sprintf(`
   containers:
-  - {name: c, image: $BOX, command: [sh, -c, "trap 'exit 0' TERM; i=0; while [ $i -lt %d ]; do echo $i ............; i=$((i+1)); [ $((i %% 20)) -ne 0 ] || sleep 0.05; done; echo end; while :; do sleep 0.2; done"]}
+  - {name: c, image: $BOX, command: [sh, -c, "trap 'exit 0' TERM; i=0; while [ $i -lt %d ]; do echo $i ............; i=$((i+1)); [ $((i %% 20)) -ne 0 ] || sleep 0.05; done; echo end; touch /end; while :; do sleep 0.2; done"]}
 `, lines))
 	p := s.ready("p")
 	dir := filepath.Join("/var/log/pods", s.ns+"_p_"+p.Metadata.UID, "c")
+	// The last line may be in a file that is rotated already, where kubectl does
+	// not look.
 	s.eventually(func() error {
-		if got := s.logs("p", "--tail", "1"); got != "end" {
-			return fmt.Errorf("the log ends with %q", got)
-		}
-		return nil
+		_, err := s.tryKubectl("", "exec", "p", "--", "test", "-e", "/end")
+		return err
 	})
-	s.eventually(func() error {
-		if files, _ := filepath.Glob(filepath.Join(dir, "0.log.*")); len(files) == 0 {
-			return fmt.Errorf("no log was rotated")
-		}
-		return nil
-	})
-	files, err := filepath.Glob(filepath.Join(dir, "0.log*"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	slices.Sort(files) // the current one is first, the others are named by time
-	files = append(files[1:], files[0])
-	if len(files) > 3 {
-		t.Errorf("more files than allowed: %q", files)
-	}
 	var numbers []int
-	for _, file := range files {
-		for line := range strings.Lines(readLog(t, file)) {
-			fields := strings.Fields(line)
-			if len(fields) == 5 && fields[4] == "............" {
-				n, err := strconv.Atoi(fields[3])
-				if err != nil {
-					t.Errorf("%s: %q", file, line)
-				}
-				numbers = append(numbers, n)
-			} else if len(fields) != 4 || fields[3] != "end" {
-				t.Errorf("%s has the line %q", file, line)
-			}
+	s.eventually(func() (err error) {
+		numbers, err = rotated(dir)
+		if err == nil && (len(numbers) == 0 || numbers[len(numbers)-1] != lines-1) {
+			err = fmt.Errorf("%d lines in %s, and not the last", len(numbers), dir) // rotated meanwhile
 		}
-	}
-	if len(numbers) == 0 || numbers[len(numbers)-1] != lines-1 {
-		t.Fatalf("%d lines in %q", len(numbers), files)
-	}
+		return err
+	})
 	for i := 1; i < len(numbers); i++ {
 		if numbers[i] != numbers[i-1]+1 {
 			t.Errorf("after line %d comes line %d", numbers[i-1], numbers[i])
@@ -123,22 +98,54 @@ func TestLogRotation(t *testing.T) {
 	})
 }
 
-func readLog(t *testing.T, file string) string {
-	t.Helper()
+// rotated gives the numbers of the lines in all files of a log, or why it is no
+// moment to read them: none is rotated yet, or one is being compressed.
+func rotated(dir string) ([]int, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "0.log*"))
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(files) // the current one is first, the others are named by time
+	if len(files) < 2 || len(files) > 3 {
+		return nil, fmt.Errorf("the files of the log are %q", files)
+	}
+	var numbers []int
+	for _, file := range append(files[1:], files[0]) {
+		if strings.HasSuffix(file, ".tmp") {
+			return nil, fmt.Errorf("%s is being written", file)
+		}
+		text, err := readLog(file)
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(text) {
+			fields := strings.Fields(line)
+			if len(fields) == 5 && fields[4] == "............" {
+				n, err := strconv.Atoi(fields[3])
+				if err != nil {
+					return nil, fmt.Errorf("%s has the line %q", file, line)
+				}
+				numbers = append(numbers, n)
+			} else if len(fields) != 4 || fields[3] != "end" {
+				return nil, fmt.Errorf("%s has the line %q", file, line)
+			}
+		}
+	}
+	return numbers, nil
+}
+
+func readLog(file string) (string, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	defer f.Close()
 	var r io.Reader = f
 	if strings.HasSuffix(file, ".gz") {
 		if r, err = gzip.NewReader(f); err != nil {
-			t.Fatal(err)
+			return "", err
 		}
 	}
 	data, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(data)
+	return string(data), err
 }

@@ -135,6 +135,36 @@ func TestSummary(t *testing.T) {
 	}
 }
 
+// TestEphemeralStorage writes more than a pod may have, into its root file system,
+// and into an emptyDir: the kubelet evicts it for what the runtime tells it.
+func TestEphemeralStorage(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	for name, c := range map[string]struct{ path, volume, why string }{
+		"rootfs": {"/root/file", "emptyDir: {}", "storage"},
+		"volume": {"/v/file", "emptyDir: {sizeLimit: 5Mi}", `emptydir volume "v" exceeds the limit`},
+	} {
+		s.run(name, fmt.Sprintf(`
+  volumes: [{name: v, %s}]
+  containers:
+  - name: c
+    image: $BOX
+    command: [sh, -c, "trap 'exit 1' TERM; head -c 20000000 /dev/zero >%s; while :; do sleep 0.2; done"]
+    resources: {limits: {ephemeral-storage: 15Mi}}
+    volumeMounts: [{name: v, mountPath: /v}]
+`, c.volume, c.path))
+		p := s.until(name, func(p pod) error {
+			if p.Status.Reason != "Evicted" {
+				return fmt.Errorf("%s is not evicted: %s %s %v", name, p.Status.Phase, p.Status.Reason, p.Status.ContainerStatuses)
+			}
+			return nil
+		})
+		if !strings.Contains(strings.ToLower(p.Status.Message), c.why) {
+			t.Errorf("%s: %s, %q", name, p.Status.Reason, p.Status.Message)
+		}
+	}
+}
+
 // TestStatsFromCRI lets the kubelet ask the runtime for what pods use instead of
 // looking at cgroups itself: then it knows their networks and processes too.
 func TestStatsFromCRI(t *testing.T) {
