@@ -340,7 +340,7 @@ func (n *node) ContainerStatus(_ context.Context, r *criv1.ContainerStatusReques
 	}
 	s := &criv1.ContainerStatus{
 		Id: c.Id, Metadata: c.Metadata, State: c.State, CreatedAt: c.CreatedAt, StartedAt: c.status.StartedAt,
-		FinishedAt: c.status.FinishedAt, ExitCode: c.status.ExitCode, Reason: c.status.Reason,
+		FinishedAt: c.status.FinishedAt, ExitCode: c.status.ExitCode, Reason: c.status.Reason, Mounts: c.config.Mounts,
 	}
 	resp := &criv1.ContainerStatusResponse{Status: s}
 	if r.Verbose {

@@ -200,7 +200,9 @@ func goNames(v any) any {
 	case map[string]any:
 		more := map[string]any{}
 		for k, value := range v {
-			value = goNames(value)
+			if k != "labels" && k != "annotations" { // whose keys are people's
+				value = goNames(value)
+			}
 			v[k] = value
 			name := ""
 			for part := range strings.SplitSeq(k, "_") {
