@@ -39,6 +39,7 @@ func needCRIU(t *testing.T) {
 
 // TestCheckpoint saves a container, which goes on, and then the whole pod. CRIU
 // itself brings the saved container back to life: it counts on from where it was.
+// RestorePod does so with the pod, after it is gone.
 func TestCheckpoint(t *testing.T) {
 	needCRIU(t)
 	n := newNode(t, lab.Options{Config: "checkpoint.enabled = true"})
@@ -48,8 +49,8 @@ func TestCheckpoint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	made, err := n.runtime().CreateContainer(t.Context(), &criv1.CreateContainerRequest{PodSandboxId: pod,
-		Config: lab.ContainerConfig("second", n.shell, "sh", "-c", counter), SandboxConfig: sandbox})
+	like := likeTheKubelets(n.shell)
+	made, err := n.runtime().CreateContainer(t.Context(), &criv1.CreateContainerRequest{PodSandboxId: pod, Config: like, SandboxConfig: sandbox})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,6 +94,121 @@ func TestCheckpoint(t *testing.T) {
 	if out, err := n.Berth(t.Context(), "check"); err != nil {
 		t.Errorf("after the checkpoints: %v: %s", err, out)
 	}
+	at := map[string]int{}
+	for name, id := range map[string]string{"first": first, "second": second} {
+		for at[name] == 0 { // the counter may be writing it
+			at[name] = n.count(id)
+		}
+	}
+	if err := n.RemovePod(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	sandbox.Metadata.Uid += "-restored"
+	sandbox.LogDirectory += "-restored"
+	n.restorePod(dir, sandbox, []*criv1.ContainerConfig{like, lab.ContainerConfig("first", n.shell, "sh", "-c", counter)}, at)
+}
+
+// likeTheKubelets is a counter with the rights that the kubelet gives by default,
+// and with fewer.
+func likeTheKubelets(image string) *criv1.ContainerConfig {
+	c := lab.ContainerConfig("second", image, "sh", "-c", counter)
+	sc := c.Linux.SecurityContext
+	sc.NoNewPrivs = true
+	sc.Seccomp = &criv1.SecurityProfile{ProfileType: criv1.SecurityProfile_RuntimeDefault}
+	sc.Capabilities = &criv1.Capability{DropCapabilities: []string{"NET_RAW", "SYS_CHROOT"}}
+	sc.MaskedPaths = []string{"/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
+		"/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"}
+	sc.ReadonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+	c.Linux.Resources = &criv1.LinuxContainerResources{MemoryLimitInBytes: 256 << 20, CpuShares: 512}
+	c.Envs = []*criv1.KeyValue{{Key: "A", Value: []byte("b")}}
+	return c
+}
+
+// restorePod restores the counters of a pod that is gone: created, and once they
+// are started they count on from where they were saved, with the rights that they
+// had, in the new pod, under the runtime's hands like all others.
+func (n *node) restorePod(dir string, sandbox *criv1.PodSandboxConfig, configs []*criv1.ContainerConfig, latest map[string]int) {
+	t, rt := n.t, n.runtime()
+	t.Helper()
+	r, err := rt.RestorePod(t.Context(), &criv1.RestorePodRequest{CheckpointPath: dir, Config: sandbox, ContainerConfigs: configs})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, n.DaemonLog())
+	}
+	if len(r.RestoredContainers) != 2 || r.RestoredContainers[0].Name != "second" {
+		t.Fatalf("restored are %v", r.RestoredContainers)
+	}
+	for _, c := range r.RestoredContainers {
+		st, err := rt.ContainerStatus(t.Context(), &criv1.ContainerStatusRequest{ContainerId: c.ContainerId})
+		if err != nil || st.Status.State != criv1.ContainerState_CONTAINER_CREATED || st.Status.StartedAt != 0 {
+			t.Errorf("before its start %s is %v, %v", c.Name, st, err)
+		}
+		if at := n.count(c.ContainerId); at > latest[c.Name] { // it may have been saved while it wrote
+			t.Errorf("before its start %s has counted to %d, and had come to %d when it was removed", c.Name, at, latest[c.Name])
+		}
+		if _, err := rt.StartContainer(t.Context(), &criv1.StartContainerRequest{ContainerId: c.ContainerId}); err != nil {
+			log, _ := os.ReadFile(filepath.Join(n.Root, "volumes", c.ContainerId, "saved", "restore.log"))
+			t.Fatalf("%v\n%s\n%s", err, lab.Tail(string(log), 25), lab.Tail(n.DaemonLog(), 5))
+		}
+		n.countsOn(c.ContainerId)
+		if err := lab.Eventually(t.Context(), time.Minute, func() error {
+			log, err := os.ReadFile(filepath.Join(sandbox.LogDirectory, c.Name+".log"))
+			if err != nil {
+				return err
+			}
+			var tick int
+			_, line, _ := strings.Cut(string(log), " stdout F ")
+			if _, err := fmt.Sscanf(line, "tick %d\n", &tick); err != nil || tick < 2 || tick > latest[c.Name]+1 {
+				return fmt.Errorf("its log begins with tick %d, %w, and it had come to %d: %s", tick, err, latest[c.Name], lab.Tail(string(log), 3))
+			}
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+		n.sameRights(c.ContainerId)
+	}
+	if out, err := n.Berth(t.Context(), "check"); err != nil {
+		t.Errorf("after the restore: %v: %s", err, out)
+	}
+	second := r.RestoredContainers[0].ContainerId
+	if _, err := rt.StopContainer(t.Context(), &criv1.StopContainerRequest{ContainerId: second}); err != nil {
+		t.Error(err)
+	}
+	st, err := rt.ContainerStatus(t.Context(), &criv1.ContainerStatusRequest{ContainerId: second})
+	if err != nil || st.Status.State != criv1.ContainerState_CONTAINER_EXITED || st.Status.ExitCode != 137 {
+		t.Errorf("after its stop it is %v, %v", st, err)
+	}
+	if err := n.RemovePod(t.Context(), r.PodSandboxId); err != nil {
+		t.Error(err)
+	}
+	if out, err := n.Berth(t.Context(), "check"); err != nil {
+		t.Errorf("after the restored pod: %v: %s", err, out)
+	}
+}
+
+// sameRights holds the restored first process to one that is executed beside it,
+// which has what the configuration says: rights, cgroup, namespaces and masks.
+func (n *node) sameRights(id string) {
+	n.t.Helper()
+	ask := func(pid string) string {
+		return n.shOut(id, `for k in Uid Gid Groups CapInh CapPrm CapEff CapBnd CapAmb NoNewPrivs Seccomp; do grep "^$k:" /proc/`+pid+`/status; done
+			cat /proc/`+pid+`/cgroup; for ns in cgroup ipc mnt net pid user uts time; do readlink /proc/`+pid+`/ns/$ns; done`)
+	}
+	if first, exec := ask("1"), ask("self"); first != exec {
+		n.t.Errorf("the restored process has\n%s\nan exec\n%s", first, exec)
+	}
+	if groups := n.shOut(id, "cat /proc/1/cgroup; ls -d /sys/fs/cgroup/lab* /sys/fs/cgroup/berth* 2>/dev/null"); strings.Contains(groups, id) || strings.Contains(groups, "/sys/fs") {
+		n.t.Errorf("the restored process sees the host's cgroups: %s", groups)
+	}
+}
+
+// shOut is what a shell in the container prints.
+func (n *node) shOut(id, script string) string {
+	n.t.Helper()
+	r, err := n.runtime().ExecSync(n.t.Context(), &criv1.ExecSyncRequest{ContainerId: id, Cmd: []string{"sh", "-c", script}, Timeout: 60})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return string(r.Stdout) + string(r.Stderr)
 }
 
 // count is how far a counter has come.
@@ -158,8 +274,9 @@ func (n *node) reanimate(id, saved string) {
 		}
 	}
 	defer func() { _ = unix.Unmount(root, unix.MNT_DETACH) }()
-	at := n.savedCount(saved)
-	if err := os.WriteFile(filepath.Join(root, "count"), []byte("0\n"), 0o644); err != nil {
+	at, size := n.savedCount(saved)
+	// As long as it was: it may have been open when it was saved.
+	if err := os.WriteFile(filepath.Join(root, "count"), bytes.Repeat([]byte("0"), size), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	var spec struct {
@@ -241,8 +358,9 @@ func (n *node) reanimate(id, saved string) {
 	}
 }
 
-// savedCount reads from a checkpoint how far the counter had come.
-func (n *node) savedCount(saved string) int {
+// savedCount reads from a checkpoint how far the counter had come, and how many
+// bytes say so: none if it was just about to write them.
+func (n *node) savedCount(saved string) (count, size int) {
 	n.t.Helper()
 	f, err := os.Open(filepath.Join(saved, "rootfs-diff.tar"))
 	if err != nil {
@@ -265,10 +383,10 @@ func (n *node) savedCount(saved string) int {
 				n.t.Fatal(err)
 			}
 			i, _ := strconv.Atoi(strings.TrimSpace(b.String()))
-			return i
+			return i, b.Len()
 		}
 	}
 	slices.Sort(names)
 	n.t.Fatalf("no count among %q", names)
-	return 0
+	return 0, 0
 }
