@@ -83,6 +83,13 @@ func (r *tap) count(blob string) int64 {
 	return r.sent[blob]
 }
 
+// sending is how many requests for blobs are under way.
+func (r *tap) sending() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.live
+}
+
 type tapped struct {
 	http.ResponseWriter
 	tap  *tap

@@ -259,6 +259,8 @@ func TestRangesOfARegistryThatReturns(t *testing.T) {
 	}()
 	part := filepath.Join(s.cfg.Root, "ingest", strings.TrimPrefix(blob, "sha256:")+".part")
 	waitFor(t, func() bool { return r.count(blob) == size/2 && writtenOf(t, part) == size/2 })
+	// One whose request is still on its way would be answered after all.
+	waitFor(t, func() bool { return r.sending() == s.cfg.Ranges.Parallel })
 	cancel()
 	if err := <-done; !errkind.Is(err, errkind.Canceled) {
 		t.Errorf("the pull ended with %v", err)
