@@ -60,9 +60,7 @@ type node struct {
 }
 
 func newNode(ctx context.Context) (*node, error) {
-	// What the kubelet hands down is the registry's path; no cluster asks for
-	// CNI here.
-	l, err := lab.New(lab.Options{Config: handlersConfig, LogLevel: 4})
+	l, err := lab.New(lab.Options{Config: handlersConfig})
 	if err != nil {
 		return nil, err
 	}
