@@ -20,6 +20,13 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 	echo "cannot fetch busybox's source: this is $ID, not Debian. Build busybox elsewhere as hack/busybox.sh does, and put it at $target." >&2
 	exit 1
 }
+# The source comes from where the machine has its packages from.
+origin() {
+	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: ${VERSION_CODENAME:-stable}" 'Component: main' 'Origin: Debian' | sort -u | head -n 1
+}
+uri=$(origin)
+[ -n "$uri" ] || { apt-get -q update >/dev/null && uri=$(origin); }
+[ -n "$uri" ] || { echo "cannot fetch busybox's source: apt knows no archive of Debian ${VERSION_CODENAME:-stable}; add one to /etc/apt." >&2; exit 1; }
 command -v dpkg-source >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends dpkg-dev </dev/null
 
 mkdir -p hack/.cache
@@ -29,7 +36,7 @@ mkdir -p "$work"/{sources,lists/partial,cache}
 chmod 755 "$work" # apt fetches as a user of its own
 cat >"$work/sources/source.sources" <<LIST
 Types: deb-src
-URIs: http://deb.debian.org/debian
+URIs: $uri
 Suites: ${VERSION_CODENAME:-stable}
 Components: main
 Signed-By: $keyring
