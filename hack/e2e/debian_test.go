@@ -71,7 +71,8 @@ func TestLargeDockerfiles(t *testing.T) {
 }
 
 // TestPostgreSQL is hack/example as a user has it: a database with a volume and
-// a port, whose rows outlive the container, and the same image as a pod.
+// a port, whose rows outlive the container, and the same image as a pod, of CRI and
+// of a manifest.
 func TestPostgreSQL(t *testing.T) {
 	n := newNode(t, lab.Options{})
 	dir := filepath.Join(n.Clone, "hack/example")
@@ -154,5 +155,21 @@ func TestPostgreSQL(t *testing.T) {
 	defer cancel()
 	if err := n.RemovePod(ctx, pod); err != nil {
 		t.Error(err)
+	}
+
+	// And as a manifest has it.
+	manifest, err := os.ReadFile(filepath.Join(dir, "pod.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := strings.NewReplacer("path: /srv/db", "path: "+data, "hostPort: 5432", fmt.Sprintf("hostPort: %d", port))
+	file := n.write("pod.yaml", here.Replace(string(manifest)))
+	n.berth("apply", "-f", file)
+	if got := eventually(through, "SELECT sum(n) FROM kept"); got != "500500" {
+		t.Errorf("through the port of the manifest's pod there is %q", got)
+	}
+	n.berth("delete", "-f", file)
+	if _, err := os.Stat(filepath.Join(data, "PG_VERSION")); err != nil {
+		t.Errorf("what was in the manifest's volume: %v", err)
 	}
 }
