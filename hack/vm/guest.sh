@@ -25,8 +25,9 @@ change_root() {
 	lower=/
 	[ "${VM_SYSTEMD:-}" != 1 ] || lower=/mnt/hack/.cache/vm/systemd
 	writable "$lower" root /run/new
-	# Before the clone, which may lie below it.
-	[ "${VM_SYSTEMD:-}" = 1 ] || mount -t tmpfs -o mode=1777 tmp /run/new/tmp
+	# Before the clone, which may lie below it. Overlays cannot be written to
+	# overlays, so that tests need another file system.
+	mount -t tmpfs -o mode=1777 tmp /run/new/tmp
 	writable /mnt source "/run/new$VM_SOURCE"
 	mkdir -p /run/new/host /run/new/lib/modules /run/new/share
 	ln -s "$VM_SOURCE/hack/.cache/vm/kernel/lib/modules/$kernel" "/run/new/lib/modules/$kernel"
@@ -91,7 +92,6 @@ start_systemd() {
 		ln -sf /dev/null "/etc/systemd/system/$unit"
 	done
 	: >/etc/fstab
-	mount -t tmpfs -o mode=1777 tmp /tmp # overlays cannot be written to overlays
 	echo uninitialized >/etc/machine-id
 	echo guest >/etc/hostname
 	exec /sbin/init </dev/console >/dev/console 2>&1
