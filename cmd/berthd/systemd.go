@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/berth-runtime/berth/cri/admin/api"
+	"github.com/berth-runtime/berth/runtime/sys/cgroup"
 )
 
 // notify tells the service manager what the daemon is about to do, if one
@@ -96,39 +98,81 @@ func shimScope(ctx context.Context, state string) func(key string, pid int) erro
 		return nil
 	}
 	return func(key string, pid int) error {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		conn, err := systemd.NewWithContext(ctx)
-		if err != nil {
-			return fmt.Errorf("cannot reach systemd: %w", err)
-		}
-		defer conn.Close()
 		// The pid keeps apart the shims of one group that follow each other, and
 		// those of several daemons. The unit goes with its last process.
 		name := fmt.Sprintf("berth-shim-%.12s-%d.scope", key, pid)
-		done := make(chan string, 1)
-		_, err = conn.StartTransientUnitContext(ctx, name, "fail", []systemd.Property{
-			systemd.PropDescription("berth's shim, parent of the containers of " + filepath.Clean(state)),
-			systemd.PropPids(uint32(pid)),
-			systemd.PropSlice("system.slice"),
-			// It has to outlive what else is stopped at a shutdown: containers
-			// are told to end by their own units, and it reports their exits.
-			property("DefaultDependencies", false),
-			property("TasksMax", ^uint64(0)),
-			property("CollectMode", "inactive-or-failed"),
-		}, done)
-		if err != nil {
+		if err := systemdJob(ctx, func(ctx context.Context, conn *systemd.Conn, done chan<- string) error {
+			_, err := conn.StartTransientUnitContext(ctx, name, "fail", []systemd.Property{
+				systemd.PropDescription("berth's shim, parent of the containers of " + filepath.Clean(state)),
+				systemd.PropPids(uint32(pid)),
+				systemd.PropSlice("system.slice"),
+				// It has to outlive what else is stopped at a shutdown: containers
+				// are told to end by their own units, and it reports their exits.
+				property("DefaultDependencies", false),
+				property("TasksMax", ^uint64(0)),
+				property("CollectMode", "inactive-or-failed"),
+			}, done)
+			return err
+		}); err != nil {
 			return fmt.Errorf("cannot make the unit %s: %w", name, err)
 		}
-		select {
-		case result := <-done:
-			if result != "done" {
-				return fmt.Errorf("cannot make the unit %s: %s", name, result)
-			}
-			return nil
-		case <-ctx.Done():
-			return fmt.Errorf("cannot make the unit %s: %w", name, ctx.Err())
+		return nil
+	}
+}
+
+// removeParent takes the group away in which pods are that name none. systemd
+// would keep the slice that it has made for them. One that somebody else's
+// units are in stays.
+func removeParent(ctx context.Context, cfg cgroupConfig) error {
+	if cgroupDriver(cfg.Driver) != driverSystemd {
+		return cgroup.Remove(cfg.Parent)
+	}
+	slice := filepath.Base(strings.TrimSuffix(cfg.Parent, ".slice")) + ".slice"
+	if err := systemdJob(ctx, func(ctx context.Context, conn *systemd.Conn, done chan<- string) error {
+		group, err := conn.GetUnitTypePropertyContext(ctx, slice, "Slice", "ControlGroup")
+		if err != nil {
+			return err
 		}
+		path, _ := group.Value.Value().(string)
+		var others []string
+		if path != "" { // it is there
+			others, err = cgroup.List(path)
+		}
+		if err != nil || path == "" || len(others) > 0 {
+			done <- jobDone
+			return err
+		}
+		_, err = conn.StopUnitContext(ctx, slice, "fail", done)
+		return err
+	}); err != nil {
+		return fmt.Errorf("cannot stop the unit %s: %w", slice, err)
+	}
+	return nil
+}
+
+const jobDone = "done" // what systemd says of a job that has succeeded
+
+// systemdJob asks systemd for a job and waits until that is over.
+func systemdJob(ctx context.Context, ask func(ctx context.Context, conn *systemd.Conn, done chan<- string) error) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	conn, err := systemd.NewWithContext(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot reach systemd: %w", err)
+	}
+	defer conn.Close()
+	done := make(chan string, 1)
+	if err := ask(ctx, conn, done); err != nil {
+		return err
+	}
+	select {
+	case result := <-done:
+		if result != jobDone {
+			return fmt.Errorf("systemd says of it: %s", result)
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 
 	"github.com/berth-runtime/berth/runtime/pod"
 	"github.com/berth-runtime/berth/runtime/sys/apparmor"
-	"github.com/berth-runtime/berth/runtime/sys/cgroup"
 	"github.com/berth-runtime/berth/runtime/sys/mount"
 )
 
@@ -38,7 +37,7 @@ func teardown(ctx context.Context, args []string, out io.Writer) error {
 		return fmt.Errorf("cannot take berth down: %w", err)
 	}
 	return errors.Join(unmountBelow(cfg.State), unmountBelow(filepath.Join(cfg.Root, "images")),
-		unmountEmpty(cfg.NetnsDir), cgroup.Remove(cfg.Cgroup.Parent), apparmor.UnloadDefault(), os.RemoveAll(cfg.State))
+		unmountEmpty(cfg.NetnsDir), removeParent(ctx, cfg.Cgroup), apparmor.UnloadDefault(), os.RemoveAll(cfg.State))
 }
 
 // endPods removes all pods, the shims with them, and then the network.
