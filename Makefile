@@ -145,6 +145,10 @@ soak: bin $(CACHE)/crictl cni ## the long runs: thousands of sessions, logs unde
 test-vm: bin ## in guests: cgroup v2 only, systemd's cgroup driver, AppArmor (root)
 	@hack/vm/test.sh
 
+.PHONY: test-package
+test-package: ## the Debian package where systemd is process 1, and containerd's place taken and given back, in a guest (root)
+	@hack/vm/package.sh
+
 .PHONY: test-checkpoint
 test-checkpoint: bin $(CACHE)/crictl ## checkpoints by the real CRIU, in a guest (root)
 	@hack/vm/checkpoint.sh
@@ -165,7 +169,7 @@ kubelet-smoke: kube-programs ## a handful of these tests
 	$(KUBE_TEST) -short -run '^Test(Standalone|DeletedMeanwhile|Readiness|Exec|PortForward|Logs|GracefulDeletion)$$' ./hack/kube/...
 
 .PHONY: test-all
-test-all: test crash critest kubelet soak example test-vm test-checkpoint ## everything there is (root)
+test-all: test crash critest kubelet soak example test-vm test-package test-checkpoint ## everything there is (root)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each (10s)
@@ -213,7 +217,7 @@ package: bin $(CACHE)/nfpm ## make a Debian package, hack/.cache/berth_VERSION_A
 	@$(MAKE) --no-print-directory install DESTDIR=$(CACHE)/stage PREFIX=/usr >/dev/null
 	mv $(CACHE)/stage/usr/share/zsh/site-functions $(CACHE)/stage/usr/share/zsh/vendor-completions
 	mkdir -p $(CACHE)/stage/usr/share/doc/berth
-	cp README.md CHANGELOG.md deploy/cli.md $(CACHE)/stage/usr/share/doc/berth
+	cp README.md CHANGELOG.md deploy/cli.md deploy/replacing-containerd.md $(CACHE)/stage/usr/share/doc/berth
 	gzip -9n $(CACHE)/stage/usr/share/man/man*/*
 	find $(CACHE)/stage -exec touch -h -d @$$(git log -1 --format=%ct 2>/dev/null || echo 0) {} +
 	ARCH=$(ARCH) VERSION=$(VERSION) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) \

@@ -1,0 +1,179 @@
+#!/bin/bash
+# Tries the Debian package where systemd is process 1: install, restart and hang
+# of the daemon, upgrade with a container that runs, remove, purge; and looks at
+# what each leaves. Then berth takes the place of Debian's containerd, and gives
+# it back (deploy/replacing-containerd.md).
+#
+# usage: hack/vm/package.sh     (make test-package)
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export PATH=$PATH:/usr/local/go/bin
+
+# What is tried and looked at; in the guest.
+holds() { # words, command...
+	local what=$1
+	shift
+	if ! "$@" >/tmp/said 2>&1; then
+		printf 'FAILED  %s: %s\n' "$what" "$*"
+		cat /tmp/said
+		journalctl -u berthd -n 40 --no-pager 2>/dev/null || true
+		exit 1
+	fi
+	printf 'ok      %s\n' "$what"
+}
+soon() { # command...; within some minutes, since all takes its time here
+	local _
+	for _ in $(seq 500); do
+		if "$@"; then return 0; fi
+		sleep 0.5
+	done
+	return 1
+}
+value() { systemctl show -P "$1" berthd.service; }
+restarted() { [ "$(value NRestarts)" != 0 ] && [ "$(value ActiveState)" = active ]; }
+barked() { journalctl -q -u berthd -g 'Watchdog timeout'; }
+alive() { [ -d "/proc/$container" ]; }
+gone() { ! alive; }
+shims() { pgrep -f '^berth-shim'; } # by argv: it runs from a memfd
+own_unit() { grep -q "berth-shim-node-$shim.scope" "/proc/$shim/cgroup"; }
+same_shim() { shims | grep -qx "$shim"; }
+version() { berth version | grep -q "^Daemon:.*$1" && berthd version | grep -qx "$1"; }
+mounts() { cut -d ' ' -f 2,3 /proc/mounts | sort; }
+tables() { nft list tables | sort; }
+empty() { [ -z "$(ls -A "$@" 2>/dev/null)" ]; }
+absent() { [ ! -e "$1" ]; }
+nothing_left() {
+	local left
+	left=$(
+		mounts | diff /tmp/mounts - | sed -n 's/^> /mount /p'
+		tables | diff /tmp/tables - | sed -n 's/^> //p'
+		pgrep -a -f '^(/usr/bin/)?berth'
+		ip -o link show | grep -e berth0 -e veth
+		find /sys/fs/cgroup -type d -name '*berth*'
+		systemctl list-units --all --plain --no-legend '*berth*' | grep -v '^var-lib-berth.mount'
+		ls -d /run/berth /usr/bin/berth* /usr/lib/systemd/system/berth* 2>/dev/null
+	) || true
+	[ -z "$left" ] || { echo "$left"; return 1; }
+}
+
+inside() {
+	package
+	replacing
+}
+
+package() {
+	# Overlays cannot be written to the guest's root, which is one.
+	mkdir -p /var/lib/berth
+	mount -t tmpfs berth /var/lib/berth
+	archive
+	mounts >/tmp/mounts
+	tables >/tmp/tables
+
+	holds 'install' dpkg -i /share/old.deb
+	holds 'it runs, and has said that it is ready' systemctl is-active berthd.service
+	holds 'systemd waits for it to say so, and feels its pulse' test "$(value Type) $(value WatchdogUSec)" = 'notify 3min'
+	holds 'it is the packaged one' version 0.1.0
+	holds 'man page' test -s /usr/share/man/man1/berth-run.1.gz
+	holds 'load an image' berth load -i /tmp/box.tar
+	holds 'run a container' berth run -d --name web box sleep 100000
+	container=$(berth inspect --format '{{.State.Pid}}' web)
+	shim=$(shims | head -n 1)
+	holds 'it runs by the pid that is told' alive
+	holds 'the shim has a unit of its own' own_unit
+
+	holds 'restart' systemctl restart berthd.service
+	holds 'the container did not notice' alive
+	holds 'nor did the shim' same_shim
+
+	# The same watchdog, with less patience than the package's three minutes.
+	mkdir -p /run/systemd/system/berthd.service.d
+	printf '[Service]\nWatchdogSec=60s\n' >/run/systemd/system/berthd.service.d/watchdog.conf
+	systemctl daemon-reload
+	holds 'restart with a shorter watchdog' systemctl restart berthd.service
+	kill -STOP "$(value MainPID)"
+	holds 'a daemon that hangs is started anew' soon restarted
+	holds 'by the watchdog' barked
+	holds 'the container did not notice' alive
+	holds 'exec' soon berth exec web true
+	rm -r /run/systemd/system/berthd.service.d
+	systemctl daemon-reload
+
+	holds 'upgrade' dpkg -i /share/new.deb
+	holds 'the new one runs' soon version 0.1.1
+	holds 'the container did not notice' alive
+	holds 'nor did the shim' same_shim
+	holds 'exec by the new one' berth exec web true
+
+	holds 'remove' dpkg -r berth
+	holds 'the container has ended' soon gone
+	holds 'nothing of it is in the kernel' nothing_left
+	holds 'images are there still' test -e /var/lib/berth/images
+	holds 'and the configuration' test -e /etc/berth/config.toml
+	holds 'purge' dpkg -P berth
+	holds 'nothing of it is on the disk' empty /var/lib/berth
+	holds 'nor of its configuration' absent /etc/berth
+}
+
+# Both ways on one node; the kubelet is not part of it.
+replacing() {
+	ctr() { command ctr --namespace k8s.io "$@"; }
+	take_back() { berth save docker.io/library/more:1 | ctr images import -; }
+	mkdir -p /var/lib/containerd
+	mount -t tmpfs containerd /var/lib/containerd
+	holds 'a node with containerd' dpkg -i /share/runc.deb /share/containerd.deb
+	holds 'it answers' soon ctr version
+	holds 'it has an image' ctr images import /tmp/box.tar
+	mounts >/tmp/mounts
+	tables >/tmp/tables
+
+	holds 'install berth beside it' dpkg -i /share/new.deb
+	holds 'bring images over' berth import --from containerd
+	holds 'end containerd' systemctl disable --now containerd.service
+	holds 'a container of the image' berth run --name once --pull never docker.io/library/box:latest true
+	holds 'an image that only berth has' berth tag docker.io/library/box:latest docker.io/library/more:1
+	holds 'one that stays' berth run -d --name web --pull never docker.io/library/box:latest sleep 100000
+
+	holds 'start containerd again' systemctl enable --now containerd.service
+	holds 'it answers' soon ctr version
+	holds 'take an image back' take_back
+	holds 'purge berth' dpkg -P berth
+	holds 'nothing of it is in the kernel' nothing_left
+	holds 'nothing of it is on the disk' empty /var/lib/berth
+	holds 'nor of its configuration' absent /etc/berth
+	holds 'containerd has its image' ctr run --rm docker.io/library/box:latest once true
+	holds 'and the other' ctr run --rm docker.io/library/more:1 more true
+}
+
+# archive makes /tmp/box.tar, an image of busybox in docker's form.
+archive() {
+	local work=/tmp/box layer
+	mkdir -p $work/root/bin
+	cp "$(command -v busybox)" $work/root/bin/
+	for applet in sh sleep true; do ln -s busybox "$work/root/bin/$applet"; done
+	tar -C $work/root -cf $work/layer.tar .
+	layer=$(sha256sum <$work/layer.tar | cut -d' ' -f1)
+	printf '{"architecture":"amd64","os":"linux","config":{"Env":["PATH=/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' "$layer" >$work/config.json
+	printf '[{"Config":"config.json","RepoTags":["box:latest"],"Layers":["layer.tar"]}]' >$work/manifest.json
+	tar -C $work -cf /tmp/box.tar manifest.json config.json layer.tar
+}
+
+if [ "${1:-}" = inside ]; then
+	inside
+	exit
+fi
+
+[ "$(id -u)" = 0 ] || { echo "the guest needs root. Run: sudo make test-package" >&2; exit 1; }
+hack/setup.sh --quiet
+share=$(mktemp -d /tmp/berth-package.XXXXXX)
+trap 'rm -rf "$share"' EXIT
+(
+	cd "$share"
+	apt-get -q -o APT::Sandbox::User=root download containerd runc >/dev/null
+	for name in containerd runc; do mv ${name}_*.deb $name.deb; done
+)
+for name in new:0.1.1 old:0.1.0; do # bin ends with the version that it has else
+	make --no-print-directory package VERSION=${name#*:} >/dev/null
+	cp "hack/.cache/berth_${name#*:}_amd64.deb" "$share/${name%:*}.deb"
+done
+hack/vm/run.sh --systemd --append 'apparmor=1 security=apparmor' --share "$share" --timeout 2400 'hack/vm/package.sh inside'
+echo 'make test-package: passed'
