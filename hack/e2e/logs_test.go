@@ -66,6 +66,16 @@ func TestRotationDuringStop(t *testing.T) {
 	n.crictl("pull", n.shell)
 	_, id := n.run("counting", lab.ContainerConfig("c", n.shell, "sh", "-c", restless))
 	path := n.status(id).LogPath
+	// Before its first line the program does not withstand a signal yet.
+	err := lab.Eventually(t.Context(), time.Minute, func() error {
+		if fi, err := os.Stat(path); err != nil || fi.Size() == 0 {
+			return fmt.Errorf("%s is empty (%v)", path, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	stopped := make(chan error, 1)
 	go func() {
 		_, err := n.runtime().StopContainer(t.Context(), &criv1.StopContainerRequest{ContainerId: id, Timeout: 2})

@@ -46,7 +46,5 @@ func TestSamplesHoldNothingOfWhatHasEnded(t *testing.T) {
 	if err := n.Stop(t.Context(), pod.ViewAll, podID); err != nil {
 		t.Fatal(err)
 	}
-	if got := heldOf(t, "heldpod"); got != 0 {
-		t.Errorf("%d descriptors are held of a pod that was stopped", got)
-	}
+	eventually(t, "the pod's descriptors are closed", func() bool { return heldOf(t, "heldpod") == 0 })
 }
