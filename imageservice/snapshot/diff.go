@@ -127,7 +127,9 @@ func (x *differ) entry(dir *os.File, base, name string, depth int) error {
 		h.Typeflag, h.Linkname = tar.TypeLink, "./"+first
 		return x.tar.WriteHeader(h)
 	}
-	x.links[st.Ino] = name
+	if st.Nlink > 1 {
+		x.links[st.Ino] = name
+	}
 	return x.object(dir, base, name, &st)
 }
 

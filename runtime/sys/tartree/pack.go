@@ -83,7 +83,9 @@ func (x *packer) object(f *os.File, name string, depth int) error {
 			h.Typeflag, h.Linkname = tar.TypeLink, first
 			return x.tar.WriteHeader(h)
 		}
-		x.links[id] = name
+		if st.Nlink > 1 {
+			x.links[id] = name
+		}
 		return x.file(f, h)
 	case unix.S_IFCHR:
 		h.Typeflag = tar.TypeChar
