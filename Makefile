@@ -129,7 +129,7 @@ example: bin $(CACHE)/crictl ## build a real PostgreSQL and ten projects from De
 	$(GO) test $(TESTFLAGS) -count=1 -tags e2e,debian -timeout 40m -v -run 'TestPostgreSQL|TestLargeDockerfiles' ./hack/e2e
 
 .PHONY: critest
-critest: bin cni ## kubernetes' specs of CRI, all 122, and streams over WebSocket too (root)
+critest: bin cni ## kubernetes' specs of CRI, all 122, in turn and side by side, over SPDY and WebSocket (root)
 	@hack/critest.sh
 
 .PHONY: crash

@@ -2,9 +2,9 @@
 # Runs kubernetes' CRI specs (critest, pinned by hack/tools) against a node of
 # its own, with images from a local registry.
 #
-# All 122 specs run, with SPDY where there are streams; then those of streaming
-# once for each of exec, attach and port-forward over WebSocket, and those of
-# networking with pods on networks of CNI. One that fails, or is skipped without
+# All 122 specs run, one after the other and then four at a time, with SPDY where
+# there are streams; then those of streaming once for each of exec, attach and
+# port-forward over WebSocket, and those of networking with pods on networks of CNI. One that fails, or is skipped without
 # hack/critest/allowed.txt naming it with the reason, fails the run.
 #
 #   FOCUS   regular expression of the specs to run   (default: all)
@@ -12,6 +12,7 @@
 #   NETWORK embedded, cni or cni-without-portmap: the pods' network; of the last
 #           two, without FOCUS, the specs of networking only
 #   FLAGS   more of critest's flags, with one of those, such as -websocket-exec
+#           or -parallel 8
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH=$PATH:/usr/local/go/bin

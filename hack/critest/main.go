@@ -1,9 +1,15 @@
 // Command critest runs kubernetes' own CRI specs against a berthd of its own,
 // and fails if one fails or is skipped that allowed.txt does not name with the
-// reason. In a run of all, the specs of streaming are run three times more:
-// critest speaks SPDY to exec, attach and port-forward, and WebSocket to the
-// one that a flag names; and those of networking twice more, on nodes whose pods
-// are on a network of CNI, with a plugin for host ports and without.
+// reason. In a run of all, they run one after the other, then once more side by
+// side; the specs of streaming are run three times more: critest speaks SPDY to
+// exec, attach and port-forward, and WebSocket to the one that a flag names; and
+// those of networking twice more, on nodes whose pods are on a network of CNI,
+// with a plugin for host ports and without.
+//
+// Side by side, critest starts ginkgo, which starts critest several times and
+// deals the specs out. Those of images, which list and remove what others use,
+// say that they are serial, and ginkgo runs them at the end, alone. The ports
+// of the host (12000 to 12003) are fixed, and each is one spec's own.
 //
 // critest names one image by a digest that only its makers' registry can
 // serve. The constant is changed, in a copy of the module under hack/.cache
@@ -31,6 +37,7 @@ import (
 const (
 	pinnedDigest = "sha256:9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf"
 	module       = "sigs.k8s.io/cri-tools"
+	runner       = "github.com/onsi/ginkgo/v2/ginkgo"
 )
 
 func main() {
@@ -51,7 +58,7 @@ func run(ctx context.Context) error {
 		return onNode(ctx, network, networking(network))
 	}
 	return errors.Join(
-		onNode(ctx, embedded, pass{all: true}, overWebSocket("exec"), overWebSocket("attach"), overWebSocket("portforward")),
+		onNode(ctx, embedded, inTurn, sideBySide, overWebSocket("exec"), overWebSocket("attach"), overWebSocket("portforward")),
 		onNode(ctx, plugins, networking(plugins)),
 		onNode(ctx, withoutPortmap, networking(withoutPortmap)))
 }
@@ -128,7 +135,8 @@ type pass struct {
 	name string   // "" for the first
 	args []string // flags beyond those of every pass
 	all  bool     // of all specs, so that each that is skipped needs a reason
-	runs int      // how many must run; 0: any number
+	runs int      // how many must pass; 0: any number
+	of   int      // how many there must be at least
 }
 
 // chosen is the pass that the user's environment describes.
@@ -144,6 +152,15 @@ func chosen() pass {
 	}
 	return p
 }
+
+// allSpecs is how many specs there are, on a host without SELinux.
+const allSpecs = 122
+
+// The passes over all specs: one after the other, and four at a time.
+var (
+	inTurn     = pass{all: true, of: allSpecs}
+	sideBySide = pass{name: "parallel", args: []string{"-parallel", "4"}, all: true, of: allSpecs}
+)
 
 // streamingSpecs is how many specs of streaming there are.
 const streamingSpecs = 5
@@ -161,8 +178,9 @@ func networking(network string) pass {
 	return pass{name: "networking-" + network, args: []string{"-ginkgo.focus", `\[k8s\.io\] Networking`}, runs: networkingSpecs}
 }
 
-// build compiles critest with digest in place of the pinned one. Go's own
-// cache makes a second build quick.
+// build compiles critest with digest in place of the pinned one, and ginkgo,
+// which it looks for on PATH when specs are to run side by side. Go's own cache
+// makes a second build quick.
 func build(ctx context.Context, clone, digest string) (string, error) {
 	tools, cache := filepath.Join(clone, "hack/tools"), filepath.Join(clone, "hack/.cache")
 	dir, err := moduleDir(ctx, tools)
@@ -203,6 +221,9 @@ func build(ctx context.Context, clone, digest string) (string, error) {
 	fmt.Println("building critest (minutes the first time)")
 	if _, err := goTool(ctx, tools, "test", "-c", "-mod=mod", "-modfile", modfile, "-o", binary, module+"/cmd/critest"); err != nil {
 		return "", fmt.Errorf("cannot build critest: %w", err)
+	}
+	if _, err := goTool(ctx, tools, "build", "-buildvcs=false", "-o", filepath.Join(cache, "ginkgo"), runner); err != nil {
+		return "", fmt.Errorf("cannot build ginkgo: %w", err)
 	}
 	return binary, nil
 }
@@ -249,6 +270,16 @@ func specs(ctx context.Context, l *lab.Lab, binary string, p pass) error {
 	args = append(args, p.args...)
 	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Dir = l.Dir
+	// The directories that critest makes and leaves go with the node.
+	temporary := filepath.Join(l.Dir, "tmp")
+	if err := os.MkdirAll(temporary, 0o755); err != nil {
+		return err
+	}
+	cmd.Env = append(os.Environ(), "TMPDIR="+temporary, "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"))
+	// Of what it starts, ginkgo and its children, none outlives an interrupt.
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	begin := time.Now()
 	cmd.Stdout = io.MultiWriter(os.Stdout, log)
 	cmd.Stderr = cmd.Stdout
 	runErr := l.Inside(cmd.Start)
@@ -260,7 +291,7 @@ func specs(ctx context.Context, l *lab.Lab, binary string, p pass) error {
 		return fmt.Errorf("critest did not finish, see %s: %w", log.Name(), errors.Join(runErr, err))
 	}
 	text, err := judge(all, allowed, p)
-	fmt.Print("\n" + text)
+	fmt.Printf("\n%s  in %.0fs\n", text, time.Since(begin).Seconds())
 	if err != nil {
 		return fmt.Errorf("%w (see %s)", err, log.Name())
 	}

@@ -76,7 +76,8 @@ func parseAllowed(text string) ([]*allowance, error) {
 }
 
 // judge gives the summary of a pass, and an error if anything failed or was
-// skipped beyond what allowed admits, or if other than p.runs have run. Unless
+// skipped beyond what allowed admits, or if other than p.runs have passed, or if
+// the report tells of fewer than there are. Unless
 // the pass was of all specs, what was skipped is what was left out.
 func judge(specs []spec, allowed string, p pass) (string, error) {
 	allowances, err := parseAllowed(allowed)
@@ -86,7 +87,11 @@ func judge(specs []spec, allowed string, p pass) (string, error) {
 	var out strings.Builder
 	var passed, skipped int
 	var bad []string
+	told := 0
 	for _, s := range specs {
+		if s.LeafNodeType == "It" {
+			told++
+		}
 		switch s.State {
 		case "passed":
 			if s.LeafNodeType == "It" {
@@ -112,6 +117,9 @@ func judge(specs []spec, allowed string, p pass) (string, error) {
 	}
 	if p.runs > 0 && passed != p.runs {
 		bad = append(bad, fmt.Sprintf("%d specs passed, and there are %d", passed, p.runs))
+	}
+	if told < p.of {
+		bad = append(bad, fmt.Sprintf("the report tells of %d specs, and there are %d", told, p.of))
 	}
 	if len(bad) == 0 {
 		return out.String(), nil

@@ -27,6 +27,7 @@ func TestJudge(t *testing.T) {
 		"allowed, but fails":   {[]spec{it("allowed", "failed")}, all, "failed: [k8s.io] AppArmor allowed"},
 		"as many as there are": {[]spec{it("a", "passed"), it("other", "skipped")}, pass{runs: 1}, ""},
 		"fewer than there are": {[]spec{it("a", "passed"), it("other", "skipped")}, pass{runs: 2}, "1 specs passed, and there are 2"},
+		"one got lost":         {[]spec{it("a", "passed"), it("allowed", "skipped")}, pass{all: true, of: 3}, "tells of 2 specs, and there are 3"},
 		"panic":                {[]spec{it("a", "panicked")}, some, "panicked"},
 		"suite node fails":     {[]spec{{LeafNodeType: "SynchronizedBeforeSuite", State: "failed"}}, all, "failed"},
 	} {
