@@ -4,6 +4,8 @@
 export PATH := $(PATH):/usr/local/go/bin:/usr/lib/go/bin
 # systemd units and bare environments have no HOME, where Go's caches are.
 export HOME ?= /root
+# One set of flags, so that tests take from Go's cache what the binaries are made of.
+export GOFLAGS := $(filter-out -trimpath,$(GOFLAGS)) -trimpath
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := all
@@ -23,6 +25,7 @@ GO_BUILD     := $(GO) build -trimpath -buildvcs=false
 
 # Packages that cannot be tested without cgo: the shim and nothing else.
 UNIT_PACKAGES = $$($(GO) list ./... | grep -v -e /runtime/shim$$ -e /cmd/berth-shim$$)
+SHIM_PACKAGES := ./runtime/shim ./cmd/berth-shim
 
 BINARIES := bin/berthd bin/berth-shim bin/berth bin/berth-init
 # Scripts that complete, by shell, and their files below share.
@@ -99,14 +102,15 @@ demo: ## from nothing to a running pod, as a story with real figures (root)
 # ---- test -----------------------------------------------------------------
 
 .PHONY: test
-test: ## every lane: lint, unit, root (with -race), e2e; installs what lacks (root)
+test: ## every lane: lint, unit, root (with -race), e2e, critest, kubelet-smoke; installs what lacks (root)
 	@hack/test.sh
 
 .PHONY: lint
 lint: ## gofmt, go vet, and golangci-lint where it is installed
 	@unformatted="$$(find cmd cri hack imageservice runtime volumes -name '*.go' -not -path '$(CACHE)/*' -exec gofmt -l {} +)"; \
 	  if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
-	CGO_ENABLED=1 $(GO) vet -tags "$(SHIM_TAGS)" ./...
+	CGO_ENABLED=1 $(GO) vet -tags "$(SHIM_TAGS)" $(SHIM_PACKAGES)
+	CGO_ENABLED=0 $(GO) vet $(UNIT_PACKAGES)
 	CGO_ENABLED=0 $(GO) vet -tags failpoint ./runtime/sys/fail ./cmd/berthd
 	CGO_ENABLED=0 $(GO) vet -tags e2e,crash,soak,kube,debian ./hack/...
 	@if command -v golangci-lint >/dev/null; then golangci-lint run ./...; fi
@@ -121,8 +125,11 @@ test-root: ## every package on the real kernel, with the race detector (root)
 	CGO_ENABLED=1 $(GO) test $(TESTFLAGS) -timeout 30m -race -tags "$(SHIM_TAGS)" ./...
 
 .PHONY: test-e2e
+test-e2e: export PATH := $(PATH):$(CURDIR)/$(CACHE)/engines/bin
 test-e2e: bin $(CACHE)/crictl cni ## the built binaries, driven by crictl (root)
-	$(GO) test $(TESTFLAGS) -count=1 -tags e2e -timeout 20m ./hack/e2e/...
+	@hack/engines.sh
+	CGO_ENABLED=0 $(GO) test $(TESTFLAGS) -count=1 -tags e2e -timeout 5m ./hack/lab/...
+	CGO_ENABLED=0 $(GO) test $(TESTFLAGS) -count=1 -tags e2e -timeout 20m ./hack/e2e
 
 .PHONY: example
 example: bin $(CACHE)/crictl ## build a real PostgreSQL and ten projects from Debian's packages, and use them (root, packages)
@@ -160,7 +167,7 @@ kube-programs: bin cni
 	@hack/busybox.sh
 	@hack/kube/build.sh
 
-KUBE_TEST := $(GO) test -count=1 -tags kube -timeout 40m -parallel 6 -v
+KUBE_TEST := CGO_ENABLED=0 $(GO) test -count=1 -tags kube -timeout 40m -parallel 6 -v
 .PHONY: kubelet kubelet-smoke
 kubelet: kube-programs ## the real kubelet and a cluster of one node on berth, by kubectl (root)
 	$(KUBE_TEST) ./hack/kube/...

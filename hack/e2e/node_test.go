@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -37,7 +36,7 @@ func newNode(t *testing.T, o lab.Options) *node {
 		t.Fatal(err)
 	}
 	n := &node{Lab: l, t: t}
-	t.Cleanup(n.end)
+	l.EndWith(t)
 	if err := l.StartRegistry(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -60,31 +59,6 @@ func newNode(t *testing.T, o lab.Options) *node {
 		t.Fatal(err)
 	}
 	return n
-}
-
-// end removes all pods and images, and fails the test for what is left.
-func (n *node) end() {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	if n.t.Failed() {
-		n.t.Logf("berthd's log:\n%s", n.DaemonLog())
-	}
-	if n.Running() {
-		if err := n.RemoveAll(ctx); err != nil {
-			n.t.Error(err)
-		}
-		if problems, err := n.Admin().Check(ctx); err != nil {
-			n.t.Error(err)
-		} else if len(problems) > 0 {
-			n.t.Errorf("berth check: %+v", problems)
-		}
-		if left := n.OfPods(); len(left) > 0 {
-			n.t.Errorf("left by removed pods: %q", left)
-		}
-	}
-	if err := n.Close(ctx); err != nil {
-		n.t.Error(err)
-	}
 }
 
 // crictl runs a command that must succeed and returns what it printed.

@@ -1,7 +1,28 @@
 // Package lab runs a berthd of its own beside whatever else the machine runs:
 // own root, state, bridge, subnets, cgroup parent and registry, all under one
-// directory of the clone, wherever that lies, and with one random name in all
-// of theirs.
+// directory, and with one random name in all of theirs. As many as one likes run
+// at the same time.
+//
+// # For tests of your own
+//
+// ForTest gives a test a node that runs, and takes it away when the test ends;
+// what is left then of anything fails the test:
+//
+//	n := lab.ForTest(t, lab.Options{})
+//	rt := criv1.NewRuntimeServiceClient(n.Conn())
+//
+// Socket is the endpoint for programs that want one, and Kubelet that of a
+// kubelet. Elsewhere than in a test it is New, Start and End. It needs root, and
+// the programs of berth: those of the clone (make), if there is one around the
+// working directory; else those of the directory that Options.Bin or BERTH_BIN names, or
+// where PATH has berthd, as the Debian package puts them. hack/lab/example is
+// such a package of tests, and runs in continuous integration.
+//
+// In other languages, hack/lab.sh does the same:
+//
+//	eval "$(hack/lab.sh start)"
+//	crictl pods
+//	hack/lab.sh stop
 //
 // Law. What a lab makes in the kernel or on disk carries its name, so Residue
 // finds what is left by looking at the machine, not at what anybody
@@ -41,7 +62,9 @@ type Options struct {
 	OwnNet    bool              // everything runs in a network namespace of its own
 	Mirrors   []string          // registry hosts that the lab's registry stands in for
 	Config    string            // more TOML for the daemon
-	Daemon    string            // path of berthd; default: bin/berthd of the clone
+	Bin       string            // directory of berth's programs; empty: see the package comment
+	Parent    string            // where the lab's directory is made; empty: hack/.cache of the clone, or else the one for temporary files
+	Daemon    string            // path of berthd; default: that of Bin
 	Env       map[string]string // more environment of the daemon
 	LogLevel  int               // of the daemon; 0 means 4
 }
@@ -49,9 +72,9 @@ type Options struct {
 // Lab is one node on trial.
 type Lab struct {
 	Options
-	Clone   string // the repository
+	Clone   string // the repository; empty outside of one
 	Name    string // "b" and six hex digits, in every name below
-	Dir     string // everything on disk, but State where the clone's path is long; in /tmp where layers cannot lie in the clone
+	Dir     string // everything on disk, but State where the path is long; in /tmp where layers cannot lie in Parent
 	Root    string
 	State   string
 	Logs    string // pods' log directories for clients that choose them
@@ -67,6 +90,7 @@ type Lab struct {
 	net      *netspace // nil: the machine's
 	daemon   *Process
 	registry *Process
+	kept     bool // another process has started what runs
 	conn     *grpc.ClientConn
 }
 
@@ -80,13 +104,25 @@ func New(o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Bin, err = programs(o.Bin, clone); err != nil {
+		return nil, err
+	}
 	raw := make([]byte, 3)
 	if _, err := rand.Read(raw); err != nil {
 		return nil, err
 	}
 	l := &Lab{Options: o, Clone: clone, Name: "b" + hex.EncodeToString(raw)}
-	l.Dir = filepath.Join(clone, "hack/.cache", l.Name)
-	if strings.ContainsAny(clone, `:,\`) {
+	if l.Parent == "" {
+		l.Parent = os.TempDir()
+		if clone != "" {
+			l.Parent = filepath.Join(clone, "hack/.cache")
+		}
+	}
+	if l.Parent, err = filepath.Abs(l.Parent); err != nil {
+		return nil, err
+	}
+	l.Dir = filepath.Join(l.Parent, l.Name)
+	if strings.ContainsAny(l.Parent, `:,\`) {
 		// Overlay options cannot carry such a path; Close removes this one too.
 		l.Dir = filepath.Join("/tmp", l.Name)
 	}
@@ -101,7 +137,7 @@ func New(o Options) (*Lab, error) {
 	l.Socket, l.Kubelet = filepath.Join(l.State, "berth.sock"), filepath.Join(l.State, "kubelet.sock")
 	l.Bridge, l.CgroupParent = l.Name+"br", "/"+l.Name
 	if l.Daemon == "" {
-		l.Daemon = filepath.Join(clone, "bin/berthd")
+		l.Daemon = filepath.Join(l.Bin, "berthd")
 	}
 	if l.Subnets, err = freeSubnets(raw); err != nil {
 		return nil, err
@@ -114,22 +150,52 @@ func New(o Options) (*Lab, error) {
 	return l, l.writeConfig()
 }
 
-// cloneDir finds the repository from the running source file, or from the
-// working directory where paths were trimmed.
+// cloneDir finds the repository: the running source file is in it (paths may
+// have been trimmed), or the running program, or the working directory. It is ""
+// where none is. Go's own copy of this module, which nobody writes to, is no clone.
 func cloneDir() (string, error) {
+	var inside []string
+	if _, file, _, ok := runtime.Caller(0); ok && filepath.IsAbs(file) {
+		inside = append(inside, filepath.Dir(file))
+	}
+	if program, err := os.Executable(); err == nil {
+		inside = append(inside, filepath.Dir(program))
+	}
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err
 	}
-	if _, file, _, ok := runtime.Caller(0); ok && filepath.IsAbs(file) {
-		dir = filepath.Dir(file)
-	}
-	for ; dir != "/"; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, "hack/imports.txt")); err == nil {
-			return dir, nil
+	for _, dir := range append(inside, dir) {
+		for ; dir != "/"; dir = filepath.Dir(dir) {
+			if _, err := os.Stat(filepath.Join(dir, "hack/imports.txt")); err == nil && !strings.Contains(filepath.Base(dir), "@") {
+				return dir, nil
+			}
 		}
 	}
-	return "", errors.New("cannot find the clone: run this inside it")
+	return "", nil
+}
+
+// programs is the directory of berth's programs, as the package comment says.
+func programs(chosen, clone string) (string, error) {
+	if chosen = cmp.Or(chosen, os.Getenv("BERTH_BIN")); chosen != "" {
+		return filepath.Abs(chosen)
+	}
+	if clone != "" {
+		return filepath.Join(clone, "bin"), nil
+	}
+	daemon, err := exec.LookPath("berthd")
+	if err != nil {
+		return "", fmt.Errorf("cannot find berth's programs: install them, or name their directory in BERTH_BIN: %w", err)
+	}
+	return filepath.Dir(daemon), nil
+}
+
+// tool is the path of a program that tests use: that of the clone, or of PATH.
+func (l *Lab) tool(name string) string {
+	if l.Clone == "" {
+		return name
+	}
+	return filepath.Join(l.Clone, "hack/.cache", name)
 }
 
 // freeSubnets picks networks that no interface of the machine is in.
@@ -179,13 +245,13 @@ func (l *Lab) writeConfig() error {
 		six[6] = 0x80
 		pools += fmt.Sprintf(", %q", netip.PrefixFrom(netip.AddrFrom16(six), 56))
 	}
-	certs, bin := filepath.Join(l.Dir, "certs.d"), filepath.Join(l.Clone, "bin")
+	certs := filepath.Join(l.Dir, "certs.d")
 	text := fmt.Sprintf("netns_dir = %q\nimage.certs_dirs = [%q]\n%s\n"+
 		"[network]\nmode = %q\nbridge = %q\nsubnets = [%s]\npools = [%s]\n\n[network.cni]\nconf_dir = %q\nbin_dirs = [%q]\n\n"+
 		"[shim]\ngroup = %q\npath = %q\ninit_path = %q\n",
 		filepath.Join(l.State, "netns"), certs, l.Config, cmp.Or(l.Network, "bridge"), l.Bridge, strings.Join(quoted, ", "), pools,
 		l.NetworkConf(), l.Plugins(),
-		group, filepath.Join(bin, "berth-shim"), filepath.Join(bin, "berth-init"))
+		group, filepath.Join(l.Bin, "berth-shim"), filepath.Join(l.Bin, "berth-init"))
 	l.config = filepath.Join(l.Dir, "config.toml")
 	return errors.Join(
 		os.MkdirAll(certs, 0o755), os.MkdirAll(l.Logs, 0o755),
@@ -196,11 +262,20 @@ func (l *Lab) writeConfig() error {
 // is not there at first. Plugins are looked for in Plugins.
 func (l *Lab) NetworkConf() string { return filepath.Join(l.Dir, "cni/net.d") }
 
-// Plugins is where `make cni` puts the plugins of CNI.
-func (l *Lab) Plugins() string { return filepath.Join(l.Clone, "hack/.cache/cni") }
+// Plugins is where `make cni` puts the plugins of CNI, or else where they
+// usually are.
+func (l *Lab) Plugins() string {
+	if l.Clone == "" {
+		return "/opt/cni/bin"
+	}
+	return l.tool("cni")
+}
 
 // Start starts the daemon and waits until it answers.
 func (l *Lab) Start(ctx context.Context) error {
+	if _, err := os.Stat(l.Daemon); err != nil {
+		return fmt.Errorf("cannot start berthd: run make in the clone, or name another directory in BERTH_BIN: %w", err)
+	}
 	level := strconv.Itoa(cmp.Or(l.LogLevel, 4))
 	args := []string{"--config", l.config, "--root", l.Root, "--state", l.State, "--cgroup-parent", l.CgroupParent, "--log-level", level}
 	p, err := l.startProcess(l.Daemon, args, l.Env, filepath.Join(l.Dir, "berthd.log"))
@@ -273,13 +348,13 @@ func (l *Lab) DaemonLog() string {
 
 // Berth runs the command line against this lab and returns its stdout.
 func (l *Lab) Berth(ctx context.Context, args ...string) (string, error) {
-	return l.run(ctx, filepath.Join(l.Clone, "bin/berth"), append([]string{"--socket", l.Socket}, args...))
+	return l.run(ctx, filepath.Join(l.Bin, "berth"), append([]string{"--socket", l.Socket}, args...))
 }
 
 // Crictl runs crictl against this lab and returns its stdout.
 func (l *Lab) Crictl(ctx context.Context, args ...string) (string, error) {
 	endpoint := "unix://" + l.Socket
-	return l.run(ctx, filepath.Join(l.Clone, "hack/.cache/crictl"),
+	return l.run(ctx, l.tool("crictl"),
 		append([]string{"--config", "/dev/null", "-t", "60s", "-r", endpoint, "-i", endpoint}, args...))
 }
 
@@ -311,15 +386,43 @@ func FreePort() (int, error) {
 	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
+// End removes all pods and images and closes the lab. It returns an error that
+// lists what `berth check` finds, and what is left after the pods or at the end.
+func (l *Lab) End(ctx context.Context) error {
+	return errors.Join(l.clear(ctx), l.Close(ctx))
+}
+
+// clear removes all pods and images, and looks at what is left of them.
+func (l *Lab) clear(ctx context.Context) error {
+	if !l.Running() && !l.kept {
+		return nil
+	}
+	errs := []error{l.RemoveAll(ctx)}
+	if problems, err := l.Admin().Check(ctx); err != nil {
+		errs = append(errs, err)
+	} else if len(problems) > 0 {
+		errs = append(errs, fmt.Errorf("berth check: %+v", problems))
+	}
+	if left := l.OfPods(); len(left) > 0 {
+		errs = append(errs, fmt.Errorf("left by removed pods: %q", left))
+	}
+	return errors.Join(errs...)
+}
+
 // Close ends everything and removes the lab's files. It returns an error
 // that lists what is left nevertheless.
 func (l *Lab) Close(ctx context.Context) error {
 	var errs []error
-	if l.Running() {
+	if l.Running() || l.kept {
 		if info, err := l.Admin().Info(ctx); err == nil {
 			defer l.killLeft(info.Pids.Shims)
+			if l.kept {
+				l.endKept(info.Pids.Daemon)
+			}
 		}
-		l.Stop()
+		if l.Running() {
+			l.Stop()
+		}
 	}
 	if l.conn != nil {
 		l.conn.Close()
