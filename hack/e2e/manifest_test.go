@@ -301,7 +301,7 @@ func TestManifestOfAContainerThatWasRun(t *testing.T) {
 	}
 	data := filepath.Join(n.Dir, "data")
 	n.berth("run", "-d", "--name", "web", "--restart", "always", "-p", fmt.Sprintf("%d:80", port), "-v", data+":/data:ro", "-e", "A=$(B)", "-u", "7:8", "--cap-drop", "ALL",
-		"--memory", "64m", "-l", "x=y", n.shell, "sh", "-c", "echo $A; exec sleep 1000")
+		"--memory", "64m", "-l", "x=y", n.shell, "sh", "-c", "echo $A; trap exit TERM; sleep 1000 & wait")
 	text := n.berth("inspect", "--output", "pod", "web")
 	n.berth("rm", "-f", "web")
 	n.berth("apply", "-f", n.write("web.yaml", text+"\n"))
