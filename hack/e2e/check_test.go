@@ -23,7 +23,7 @@ func TestCheck(t *testing.T) {
 		t.Errorf("berth check of a new node: %q", out)
 	}
 	gone := strings.Repeat("ab", 32)
-	group, dir := filepath.Join(n.CgroupParent, gone), filepath.Join(n.State, "containers", gone)
+	group, dir := n.Group(gone), filepath.Join(n.State, "containers", gone)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -38,16 +39,26 @@ func TestPodFields(t *testing.T) {
 	}
 
 	t.Run("cgroup_parent", func(t *testing.T) {
-		parent := n.CgroupParent + "/burstable/pod1"
+		// As a kubelet names it for the driver: of a slice the name tells where it is.
+		parent, above := n.CgroupParent+"/burstable/pod1", n.CgroupParent+"/burstable"
+		if lab.SystemdRuns() {
+			above = n.CgroupParent + "/" + n.Name + "-burstable.slice"
+			parent = above + "/" + n.Name + "-burstable-pod1.slice"
+		}
 		pod, id := run("cgroup", func(p *criv1.PodSandboxConfig) { p.Linux.CgroupParent = parent })
-		if pids, err := cgroup.Procs(parent + "/" + id); err != nil || len(pids) != 1 {
+		if pids, err := cgroup.Procs(lab.GroupIn(parent, id)); err != nil || len(pids) != 1 {
 			t.Errorf("the container's group has the processes %d, %v", pids, err)
 		}
 		if err := n.RemovePod(t.Context(), pod); err != nil {
 			t.Fatal(err)
 		}
 		// It is its maker's, which here is the test's part.
-		if err := errors.Join(cgroup.Remove(parent), cgroup.Remove(filepath.Dir(parent))); err != nil {
+		if lab.SystemdRuns() {
+			if out, err := exec.Command("systemctl", "stop", filepath.Base(parent), filepath.Base(above)).CombinedOutput(); err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
+		}
+		if err := errors.Join(cgroup.Remove(parent), cgroup.Remove(above)); err != nil {
 			t.Error(err)
 		}
 	})

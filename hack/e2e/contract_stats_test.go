@@ -25,9 +25,9 @@ import (
 // all of it, or the number after key.
 func (n *node) kernelStats(id, one, two, key string) uint64 {
 	n.t.Helper()
-	path := filepath.Join("/sys/fs/cgroup", filepath.Dir(one), n.CgroupParent, id, filepath.Base(one))
+	path := filepath.Join("/sys/fs/cgroup", filepath.Dir(one), n.Group(id), filepath.Base(one))
 	if cgroup.Unified() {
-		path = filepath.Join("/sys/fs/cgroup", n.CgroupParent, id, two)
+		path = filepath.Join("/sys/fs/cgroup", n.Group(id), two)
 	}
 	for line := range strings.Lines(readText(n.t, path)) {
 		fields := strings.Fields(line)

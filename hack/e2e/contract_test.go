@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -293,6 +295,7 @@ func TestResourceFields(t *testing.T) {
 	}
 	swap := asked{ofResources(&criv1.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, MemorySwapLimitInBytes: 80 << 20}),
 		read("memory/memory.memsw.limit_in_bytes", "memory.swap.max"), is("83886080", "16777216")}
+	last := strconv.Itoa(runtime.NumCPU() - 1) // one alone of the machine's
 	cases := map[string]asked{
 		"cpu_quota cpu_period": {ofResources(&criv1.LinuxContainerResources{CpuPeriod: 50000, CpuQuota: 20000}),
 			is("cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_period_us", "cat /sys/fs/cgroup/cpu.max"), is("20000\n50000", "20000 50000")},
@@ -301,7 +304,7 @@ func TestResourceFields(t *testing.T) {
 		"memory_limit_in_bytes":      {ofResources(&criv1.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}), read("memory/memory.limit_in_bytes", "memory.max"), "67108864"},
 		"memory_swap_limit_in_bytes": swap,
 		"oom_score_adj":              {ofResources(&criv1.LinuxContainerResources{OomScoreAdj: 900}), "cat /proc/1/oom_score_adj /proc/self/oom_score_adj", "900\n900"},
-		"cpuset_cpus":                {ofResources(&criv1.LinuxContainerResources{CpusetCpus: "1"}), "grep Cpus_allowed_list /proc/1/status", "Cpus_allowed_list:\t1"},
+		"cpuset_cpus":                {ofResources(&criv1.LinuxContainerResources{CpusetCpus: last}), "grep Cpus_allowed_list /proc/1/status", "Cpus_allowed_list:\t" + last},
 		"cpuset_mems":                {ofResources(&criv1.LinuxContainerResources{CpusetMems: "0"}), read("cpuset/cpuset.mems", "cpuset.mems"), "0"},
 	}
 	if !cgroup.SwapLimit() {

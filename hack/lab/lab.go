@@ -121,9 +121,13 @@ func New(o Options) (*Lab, error) {
 	if l.Parent, err = filepath.Abs(l.Parent); err != nil {
 		return nil, err
 	}
+	if err := os.MkdirAll(l.Parent, 0o755); err != nil {
+		return nil, err
+	}
 	l.Dir = filepath.Join(l.Parent, l.Name)
-	if strings.ContainsAny(l.Parent, `:,\`) {
-		// Overlay options cannot carry such a path; Close removes this one too.
+	if strings.ContainsAny(l.Parent, `:,\`) || onOverlay(l.Parent) {
+		// Overlay options cannot carry such a path, nor can an overlay be written
+		// to another (the clone's in a guest or a container). Close removes this one too.
 		l.Dir = filepath.Join("/tmp", l.Name)
 	}
 	if err := os.MkdirAll(l.Dir, 0o711); err != nil {
@@ -136,6 +140,9 @@ func New(o Options) (*Lab, error) {
 	}
 	l.Socket, l.Kubelet = filepath.Join(l.State, "berth.sock"), filepath.Join(l.State, "kubelet.sock")
 	l.Bridge, l.CgroupParent = l.Name+"br", "/"+l.Name
+	if SystemdRuns() {
+		l.CgroupParent += ".slice"
+	}
 	if l.Daemon == "" {
 		l.Daemon = filepath.Join(l.Bin, "berthd")
 	}
@@ -148,6 +155,30 @@ func New(o Options) (*Lab, error) {
 		}
 	}
 	return l, l.writeConfig()
+}
+
+// SystemdRuns tells whether systemd runs the machine, as the daemon finds out
+// (sd_booted(3)): its cgroup driver is systemd's then.
+func SystemdRuns() bool {
+	_, err := os.Stat("/run/systemd/system")
+	return err == nil
+}
+
+// Group is the cgroup of a container, or of a pod's init, whose pod names no
+// parent, from the root of a hierarchy.
+func (l *Lab) Group(id string) string { return GroupIn(l.CgroupParent, id) }
+
+// GroupIn is the same below another parent.
+func GroupIn(parent, id string) string {
+	if SystemdRuns() {
+		id = "berth-" + id + ".scope"
+	}
+	return filepath.Join(parent, id)
+}
+
+func onOverlay(dir string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(dir, &st) == nil && st.Type == unix.OVERLAYFS_SUPER_MAGIC
 }
 
 // cloneDir finds the repository: the running source file is in it (paths may

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -55,7 +56,7 @@ func (l *Lab) OfPods() []string {
 		}
 	}
 	for _, c := range l.cgroups() {
-		if filepath.Base(c) != l.Name {
+		if filepath.Base(c) != filepath.Base(l.CgroupParent) {
 			left = append(left, "cgroup "+c)
 		}
 	}
@@ -92,10 +93,19 @@ func (l *Lab) takeDown() error {
 			errs = append(errs, fmt.Errorf("cannot unmount %s: %w", m, err))
 		}
 	}
+	if SystemdRuns() {
+		// Its unit, which would outlive the group. One that is not there is as good.
+		_ = exec.Command("systemctl", "stop", filepath.Base(l.CgroupParent)).Run()
+	}
 	cgroups := l.cgroups()
 	slices.Reverse(cgroups) // children first
 	for _, c := range cgroups {
-		err := Eventually(context.Background(), 2*time.Second, func() error { return os.Remove(c) })
+		err := Eventually(context.Background(), 2*time.Second, func() error {
+			if err := os.Remove(c); !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			return nil // the last process of a unit takes its group along
+		})
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
