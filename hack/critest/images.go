@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -19,39 +20,51 @@ const effectiveUID = `#include <stdio.h>
 int main(void) { printf("Effective uid: %d\n", geteuid()); return 0; }
 `
 
+// pulledByDigest is the content of the image that critest names by its digest.
+const pulledByDigest = "test-image-digest"
+
 // pushImages writes stand-ins for all images that critest names, under the
-// paths by which mirrors are asked for them. It returns the digest of the one
-// that is pulled by digest.
-func pushImages(ctx context.Context, l *lab.Lab) (string, error) {
-	images, err := standIns(ctx, l)
+// paths by which mirrors are asked for them.
+func pushImages(ctx context.Context, l *lab.Lab) error {
+	images, err := standIns(l.Clone)
 	if err != nil {
-		return "", err
+		return err
 	}
 	for path, img := range images {
 		if _, err := testimage.Push(ctx, l.Registry+"/"+path, img); err != nil {
-			return "", err
+			return err
 		}
 	}
 	for _, path := range []string{"k8s-staging-cri-tools/test-image-tag:test", "k8s-staging-cri-tools/test-image-tag:all"} {
 		img, err := bare(l.Clone, path)
 		if err != nil {
-			return "", err
+			return err
 		}
 		if _, err := testimage.PushIndex(ctx, l.Registry+"/"+path, map[string]v1.Image{"amd64": img}); err != nil {
-			return "", err
+			return err
 		}
 	}
-	img, err := bare(l.Clone, "test-image-digest")
+	img, err := bare(l.Clone, pulledByDigest)
 	if err != nil {
-		return "", err
+		return err
 	}
 	digest, err := testimage.Push(ctx, l.Registry+"/k8s-staging-cri-tools/test-image-digest:latest", img)
-	return digest.String(), err
+	if err != nil {
+		return err
+	}
+	built, err := os.ReadFile(filepath.Join(l.Clone, digestFile))
+	if err != nil {
+		return err
+	}
+	if string(built) != digest.String() {
+		return fmt.Errorf("critest was built to pull %s, and the image is %s now: build it again", built, digest)
+	}
+	return nil
 }
 
-func standIns(ctx context.Context, l *lab.Lab) (map[string]v1.Image, error) {
+func standIns(clone string) (map[string]v1.Image, error) {
 	const e2e, staging = "e2e-test-images/", "k8s-staging-cri-tools/"
-	suid, err := setuidProgram(ctx, l.Dir)
+	suid, err := os.ReadFile(filepath.Join(clone, suidBinary))
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +76,7 @@ func standIns(ctx context.Context, l *lab.Lab) (map[string]v1.Image, error) {
 		e2e + "busybox:1.29-2":                     {v1.Config{Cmd: []string{"sh"}}, nil},
 		e2e + "nginx:1.14-2":                       {v1.Config{Cmd: []string{"/bin/nginx", "master process"}}, server("nginx", 80)},
 		e2e + "httpd:2.4.39-4":                     {v1.Config{Cmd: []string{"/bin/start"}}, server("start", 80)},
-		e2e + "nonewprivs:1.3":                     {v1.Config{Cmd: []string{"/nnp"}}, []testimage.File{{Path: "/nnp", Mode: 0o4755, Data: suid}}},
+		e2e + "nonewprivs:1.3":                     {v1.Config{Cmd: []string{"/nnp"}}, []testimage.File{{Path: "/nnp", Mode: 0o4755, Data: string(suid)}}},
 		staging + "hostnet-nginx-amd64":            {v1.Config{Cmd: []string{"/bin/start"}}, server("start", 12003)},
 		staging + "test-image-user-uid":            {v1.Config{User: "1002"}, nil},
 		staging + "test-image-user-username":       {v1.Config{User: "www-data"}, nil},
@@ -71,7 +84,7 @@ func standIns(ctx context.Context, l *lab.Lab) (map[string]v1.Image, error) {
 		staging + "test-image-user-username-group": {v1.Config{User: "www-data:1004"}, nil},
 		staging + "test-image-predefined-group":    {v1.Config{User: "1000"}, nil},
 	} {
-		base, err := testimage.PlainBusybox(filepath.Join(l.Clone, "hack/.cache/busybox"))
+		base, err := testimage.PlainBusybox(filepath.Join(clone, "hack/.cache/busybox"))
 		if err != nil {
 			return nil, err
 		}
@@ -89,7 +102,7 @@ func standIns(ctx context.Context, l *lab.Lab) (map[string]v1.Image, error) {
 		staging + "test-image-tags:1": "tags", staging + "test-image-tags:2": "tags", staging + "test-image-tags:3": "tags",
 		"pause:3.9": "pause",
 	} {
-		if images[path], err = bare(l.Clone, content); err != nil {
+		if images[path], err = bare(clone, content); err != nil {
 			return nil, err
 		}
 	}
@@ -122,14 +135,12 @@ func server(name string, port int) []testimage.File {
 	}
 }
 
-func setuidProgram(ctx context.Context, dir string) (string, error) {
-	source, binary := filepath.Join(dir, "nnp.c"), filepath.Join(dir, "nnp")
-	if err := os.WriteFile(source, []byte(effectiveUID), 0o644); err != nil {
-		return "", err
+// compileSetuid makes the program of the image nonewprivs.
+func compileSetuid(ctx context.Context, binary string) error {
+	cmd := exec.CommandContext(ctx, "gcc", "-static", "-Os", "-s", "-x", "c", "-o", binary, "-")
+	cmd.Stdin = strings.NewReader(effectiveUID)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot compile %s: %w: %s", binary, err, out)
 	}
-	if out, err := exec.CommandContext(ctx, "gcc", "-static", "-Os", "-s", "-o", binary, source).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("cannot compile %s: %w: %s", source, err, out)
-	}
-	data, err := os.ReadFile(binary)
-	return string(data), err
+	return nil
 }

@@ -14,6 +14,11 @@
 // critest names one image by a digest that only its makers' registry can
 // serve. The constant is changed, in a copy of the module under hack/.cache
 // that is made at build time, to the digest of our stand-in.
+//
+// usage: critest-node [build|built], in the clone
+//
+//	build   only builds what the specs need, with Go and gcc
+//	built   runs them with what was built before, without either
 package main
 
 import (
@@ -26,6 +31,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -43,16 +49,33 @@ const (
 func main() {
 	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer cancel()
-	if err := run(ctx); err != nil {
+	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "critest:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context) error {
+func run(ctx context.Context, args []string) error {
+	switch verb := strings.Join(args, " "); verb {
+	case "", "build":
+		clone, err := os.Getwd()
+		if err != nil {
+			return err
+		}
+		if err := build(ctx, clone); err != nil || verb == "build" {
+			return err
+		}
+	case "built":
+	default:
+		return fmt.Errorf("cannot %q: there are build and built", verb)
+	}
 	network := cmp.Or(os.Getenv("NETWORK"), embedded)
 	if os.Getenv("FOCUS") != "" || os.Getenv("SKIP") != "" {
-		return onNode(ctx, network, chosen())
+		p, err := chosen()
+		if err != nil {
+			return err
+		}
+		return onNode(ctx, network, p)
 	}
 	if network != embedded {
 		return onNode(ctx, network, networking(network))
@@ -112,12 +135,7 @@ func onNode(ctx context.Context, network string, passes ...pass) (err error) {
 	if err := l.StartRegistry(ctx); err != nil {
 		return err
 	}
-	digest, err := pushImages(ctx, l)
-	if err != nil {
-		return err
-	}
-	binary, err := build(ctx, l.Clone, digest)
-	if err != nil {
+	if err := pushImages(ctx, l); err != nil {
 		return err
 	}
 	if err := l.Start(ctx); err != nil {
@@ -125,7 +143,7 @@ func onNode(ctx context.Context, network string, passes ...pass) (err error) {
 	}
 	var errs []error
 	for _, p := range passes {
-		errs = append(errs, specs(ctx, l, binary, p))
+		errs = append(errs, specs(ctx, l, p))
 	}
 	return errors.Join(errs...)
 }
@@ -140,7 +158,7 @@ type pass struct {
 }
 
 // chosen is the pass that the user's environment describes.
-func chosen() pass {
+func chosen() (pass, error) {
 	var p pass
 	for flag, name := range map[string]string{"-ginkgo.focus": "FOCUS", "-ginkgo.skip": "SKIP"} {
 		if v := os.Getenv(name); v != "" {
@@ -150,7 +168,14 @@ func chosen() pass {
 	if v := os.Getenv("FLAGS"); v != "" {
 		p.args = append(p.args, strings.Fields(v)...)
 	}
-	return p
+	if v := os.Getenv("RUNS"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil {
+			return p, fmt.Errorf("cannot read RUNS: %w", err)
+		}
+		p.runs = n
+	}
+	return p, nil
 }
 
 // allSpecs is how many specs there are, on a host without SELinux.
@@ -178,54 +203,73 @@ func networking(network string) pass {
 	return pass{name: "networking-" + network, args: []string{"-ginkgo.focus", `\[k8s\.io\] Networking`}, runs: networkingSpecs}
 }
 
-// build compiles critest with digest in place of the pinned one, and ginkgo,
-// which it looks for on PATH when specs are to run side by side. Go's own cache
-// makes a second build quick.
-func build(ctx context.Context, clone, digest string) (string, error) {
+// What build makes, below the clone.
+const (
+	critestBinary = "hack/.cache/critest"
+	suidBinary    = "hack/.cache/critest-nnp"    // the program of the image nonewprivs
+	digestFile    = "hack/.cache/critest-digest" // of the image that critest pulls by digest
+)
+
+// build compiles critest with the digest of our stand-in for the pinned one,
+// the program of an image, and ginkgo, which critest looks for on PATH when
+// specs are to run side by side. Go's own cache makes a second build quick.
+func build(ctx context.Context, clone string) error {
 	tools, cache := filepath.Join(clone, "hack/tools"), filepath.Join(clone, "hack/.cache")
+	if err := compileSetuid(ctx, filepath.Join(clone, suidBinary)); err != nil {
+		return err
+	}
+	img, err := bare(clone, pulledByDigest)
+	if err != nil {
+		return err
+	}
+	hash, err := img.Digest()
+	if err != nil {
+		return err
+	}
+	digest := hash.String()
 	dir, err := moduleDir(ctx, tools)
 	if err != nil {
-		return "", err
+		return err
 	}
 	// A build overlay must not reach into the module cache, hence a copy.
 	patched := filepath.Join(cache, "cri-tools")
 	if err := errors.Join(os.RemoveAll(patched), os.CopyFS(patched, os.DirFS(dir))); err != nil {
-		return "", err
+		return err
 	}
 	consts := filepath.Join(patched, "pkg/validate/consts.go")
 	text, err := os.ReadFile(consts)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if !strings.Contains(string(text), pinnedDigest) {
-		return "", fmt.Errorf("%s no longer has the digest %s: adapt hack/critest", consts, pinnedDigest)
+		return fmt.Errorf("%s no longer has the digest %s: adapt hack/critest", consts, pinnedDigest)
 	}
 	// The module cache is read-only, and so is its copy.
 	text = []byte(strings.ReplaceAll(string(text), pinnedDigest, digest))
 	if err := errors.Join(os.Remove(consts), os.WriteFile(consts, text, 0o644)); err != nil {
-		return "", err
+		return err
 	}
 	mod, err := os.ReadFile(filepath.Join(tools, "go.mod"))
 	if err != nil {
-		return "", err
+		return err
 	}
 	sum, err := os.ReadFile(filepath.Join(tools, "go.sum"))
 	if err != nil {
-		return "", err
+		return err
 	}
-	modfile, binary := filepath.Join(cache, "critest.mod"), filepath.Join(cache, "critest")
+	modfile := filepath.Join(cache, "critest.mod")
 	mod = fmt.Appendf(mod, "\nreplace %s => %s\n", module, patched)
 	if err := errors.Join(os.WriteFile(modfile, mod, 0o644), os.WriteFile(filepath.Join(cache, "critest.sum"), sum, 0o644)); err != nil {
-		return "", err
+		return err
 	}
 	fmt.Println("building critest (minutes the first time)")
-	if _, err := goTool(ctx, tools, "test", "-c", "-mod=mod", "-modfile", modfile, "-o", binary, module+"/cmd/critest"); err != nil {
-		return "", fmt.Errorf("cannot build critest: %w", err)
+	if _, err := goTool(ctx, tools, "test", "-c", "-mod=mod", "-modfile", modfile, "-o", filepath.Join(clone, critestBinary), module+"/cmd/critest"); err != nil {
+		return fmt.Errorf("cannot build critest: %w", err)
 	}
 	if _, err := goTool(ctx, tools, "build", "-buildvcs=false", "-o", filepath.Join(cache, "ginkgo"), runner); err != nil {
-		return "", fmt.Errorf("cannot build ginkgo: %w", err)
+		return fmt.Errorf("cannot build ginkgo: %w", err)
 	}
-	return binary, nil
+	return os.WriteFile(filepath.Join(clone, digestFile), []byte(digest), 0o644)
 }
 
 // moduleDir is where Go keeps the pinned module, which it fetches if need be.
@@ -250,7 +294,7 @@ func goTool(ctx context.Context, dir string, args ...string) (string, error) {
 }
 
 // specs runs the binary, shows what it prints, and judges what it reports.
-func specs(ctx context.Context, l *lab.Lab, binary string, p pass) error {
+func specs(ctx context.Context, l *lab.Lab, p pass) error {
 	base := filepath.Join(l.Clone, "hack/.cache/critest")
 	if p.name != "" {
 		base += "-" + p.name
@@ -268,14 +312,14 @@ func specs(ctx context.Context, l *lab.Lab, binary string, p pass) error {
 	args := []string{"-runtime-endpoint", "unix://" + l.Socket, "-image-endpoint", "unix://" + l.Socket,
 		"-ginkgo.no-color", "-ginkgo.json-report", report}
 	args = append(args, p.args...)
-	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(l.Clone, critestBinary), args...)
 	cmd.Dir = l.Dir
 	// The directories that critest makes and leaves go with the node.
 	temporary := filepath.Join(l.Dir, "tmp")
 	if err := os.MkdirAll(temporary, 0o755); err != nil {
 		return err
 	}
-	cmd.Env = append(os.Environ(), "TMPDIR="+temporary, "PATH="+filepath.Dir(binary)+":"+os.Getenv("PATH"))
+	cmd.Env = append(os.Environ(), "TMPDIR="+temporary, "PATH="+filepath.Join(l.Clone, "hack/.cache")+":"+os.Getenv("PATH"))
 	// Of what it starts, ginkgo and its children, none outlives an interrupt.
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }

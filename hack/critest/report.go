@@ -46,12 +46,27 @@ func readReport(file string) ([]spec, error) {
 	return out, nil
 }
 
-// allowance is a line of allowed.txt: specs whose names contain Words may be
-// skipped, because of Reason; there are Count of them.
+// allowance is a line of allowed.txt: specs whose names contain words may be
+// skipped, because of reason; there are count of them. On a host that has
+// unless, they may not.
 type allowance struct {
-	count         int
-	words, reason string
-	used          int
+	count                 int
+	words, unless, reason string
+	used                  int
+}
+
+// features are what a line of allowed.txt can name, and how a host shows that
+// it has it.
+var features = map[string]func() bool{
+	"AppArmor": func() bool {
+		enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+		return err == nil && strings.TrimSpace(string(enabled)) == "Y"
+	},
+}
+
+// forHost leaves out what does not hold on this host.
+func forHost(all []*allowance) []*allowance {
+	return slices.DeleteFunc(all, func(a *allowance) bool { return a.unless != "" && features[a.unless]() })
 }
 
 func parseAllowed(text string) ([]*allowance, error) {
@@ -62,14 +77,17 @@ func parseAllowed(text string) ([]*allowance, error) {
 			continue
 		}
 		var a allowance
-		parts := strings.SplitN(line, "|", 3)
-		if len(parts) != 3 {
-			return nil, fmt.Errorf("cannot read %q: want COUNT | WORDS OF THE NAME | REASON", line)
+		parts := strings.SplitN(line, "|", 4)
+		if len(parts) != 4 {
+			return nil, fmt.Errorf("cannot read %q: want COUNT | WORDS OF THE NAME | UNLESS THE HOST HAS | REASON", line)
 		}
 		if _, err := fmt.Sscan(parts[0], &a.count); err != nil {
 			return nil, fmt.Errorf("cannot read the count of %q: %w", line, err)
 		}
-		a.words, a.reason = strings.TrimSpace(parts[1]), strings.TrimSpace(parts[2])
+		a.words, a.unless, a.reason = strings.TrimSpace(parts[1]), strings.TrimSpace(parts[2]), strings.TrimSpace(parts[3])
+		if _, known := features[a.unless]; !known && a.unless != "" {
+			return nil, fmt.Errorf("cannot read %q: nothing here finds out whether a host has %q", line, a.unless)
+		}
 		out = append(out, &a)
 	}
 	return out, nil
@@ -84,6 +102,7 @@ func judge(specs []spec, allowed string, p pass) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	allowances = forHost(allowances)
 	var out strings.Builder
 	var passed, skipped int
 	var bad []string

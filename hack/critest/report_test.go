@@ -13,7 +13,7 @@ func TestJudge(t *testing.T) {
 		return spec{ContainerHierarchyTexts: []string{"[k8s.io] AppArmor"}, LeafNodeType: "It", LeafNodeText: name, State: state}
 	}
 	all, some := pass{all: true}, pass{}
-	const list = "# why\n1 | AppArmor allowed | not here\n"
+	const list = "# why\n1 | AppArmor allowed | | not here\n"
 	for name, c := range map[string]struct {
 		specs []spec
 		pass  pass
@@ -54,9 +54,26 @@ func TestAllowedIsReadable(t *testing.T) {
 			t.Errorf("%+v: want a count, words and a reason", a)
 		}
 	}
-	for _, bad := range []string{"9 | AppArmor", "nine | AppArmor | none"} {
+	for _, bad := range []string{"9 | AppArmor", "9 | AppArmor | none", "nine | AppArmor | | none", "9 | AppArmor | a feature that nothing looks for | none"} {
 		if _, err := parseAllowed(bad); err == nil {
 			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+// What a host has may not be skipped there.
+func TestAllowedHoldsWhereTheHostLacksIt(t *testing.T) {
+	for has, want := range map[bool]int{false: 2, true: 1} {
+		list, err := parseAllowed("9 | AppArmor | AppArmor | none here\n5 | benchmark | | never\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		real := features["AppArmor"]
+		features["AppArmor"] = func() bool { return has }
+		list = forHost(list)
+		features["AppArmor"] = real
+		if len(list) != want || list[len(list)-1].words != "benchmark" {
+			t.Errorf("a host that has it (%v) is allowed %d skips, want %d", has, len(list), want)
 		}
 	}
 }
