@@ -148,9 +148,12 @@ crash: bin bin/failpoint/berthd $(CACHE)/crictl cni ## kill the daemon before an
 soak: bin $(CACHE)/crictl cni ## the long runs: thousands of sessions, logs under kills (root)
 	$(GO) test -count=1 -tags soak -timeout 60m -v ./hack/soak/...
 
-.PHONY: test-vm
-test-vm: bin ## in guests: cgroup v2 only, systemd's cgroup driver, AppArmor (root)
+.PHONY: test-vm vm-smoke
+test-vm: bin $(CACHE)/crictl cni ## in guests: cgroup v2 only, systemd's cgroup driver, AppArmor; critest and e2e there (root)
 	@hack/vm/test.sh
+
+vm-smoke: bin $(CACHE)/crictl cni ## the essential part of it, in one guest with cgroup v2 (root)
+	@hack/vm/test.sh --smoke
 
 .PHONY: test-package
 test-package: ## the Debian package where systemd is process 1, and containerd's place taken and given back, in a guest (root)

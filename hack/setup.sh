@@ -2,10 +2,19 @@
 # Installs what building and testing berth needs and the machine lacks.
 # Idempotent; where nothing lacks it takes a few milliseconds.
 #
-# usage: hack/setup.sh [--quiet]     --quiet: nothing to say when nothing lacks
+# usage: hack/setup.sh [--quiet] [vm]
+#   --quiet   nothing to say when nothing lacks
+#   vm        for the guests of hack/vm too: the emulator, and what unpacks a kernel and a root
 set -euo pipefail
 
-quiet=${1:-}
+quiet='' vm=''
+for argument in "$@"; do
+	case $argument in
+	--quiet) quiet=1 ;;
+	vm) vm=1 ;;
+	*) sed -n '/^# usage/,/^set/p' "$0" | sed '$d; s/^# \?//' >&2; exit 2 ;;
+	esac
+done
 PATH=$PATH:/usr/local/go/bin:/usr/lib/go/bin
 
 die() { printf '%s\n' "$@" >&2; exit 1; }
@@ -24,6 +33,13 @@ needs() {
 		the local registry of demo and tests|docker-registry|command -v docker-registry
 		nft, by which the reference plugins of CNI publish ports|nftables|command -v nft
 		the programs in the test images|busybox-static|test -x /bin/busybox && ! head -c 4096 /bin/busybox | grep -qa ld-linux
+	LIST
+	[ -z "$vm" ] || cat <<-'LIST'
+		the emulator|qemu-system-x86|command -v qemu-system-x86_64
+		gives directories to guests|qemu-system-common|test -x /usr/lib/qemu/virtiofsd -o -x /usr/libexec/virtiofsd
+		lists of a kernel's modules|kmod|command -v depmod || test -x /usr/sbin/depmod
+		unpacks modules|xz-utils|command -v xz
+		makes a root with systemd|debootstrap|command -v debootstrap || test -x /usr/sbin/debootstrap
 	LIST
 }
 

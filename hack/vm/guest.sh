@@ -49,6 +49,7 @@ mount_kernel() {
 	mount -t securityfs securityfs /sys/kernel/security
 	mount -t bpf bpf /sys/fs/bpf
 	ip link set lo up
+	echo guest >/proc/sys/kernel/hostname
 	# As a system manager does: processes below the root, controllers passed down.
 	mkdir /sys/fs/cgroup/init
 	echo 1 >/sys/fs/cgroup/init/cgroup.procs
@@ -88,12 +89,13 @@ start_systemd() {
 	# Nobody logs in, and nothing comes round by the clock.
 	for unit in getty.target getty@tty1.service serial-getty@ttyS0.service serial-getty@hvc0.service \
 		apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer \
-		systemd-update-utmp.service systemd-timesyncd.service; do
+		systemd-update-utmp.service systemd-timesyncd.service docker-registry.service; do
 		ln -sf /dev/null "/etc/systemd/system/$unit"
 	done
 	: >/etc/fstab
 	echo uninitialized >/etc/machine-id
 	echo guest >/etc/hostname
+	echo 127.0.1.1 guest >>/etc/hosts
 	exec /sbin/init </dev/console >/dev/console 2>&1
 }
 

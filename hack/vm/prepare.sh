@@ -6,7 +6,7 @@
 #              and unpacked by debootstrap, once); only where it is asked for
 #
 # Nothing of it is installed on the machine but the emulator and the tools that
-# the list below names. Idempotent.
+# hack/setup.sh names. Idempotent.
 #
 # usage: hack/vm/prepare.sh [systemd]
 set -euo pipefail
@@ -20,26 +20,7 @@ die() { printf '%s\n' "$@" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || die "the guest needs root. Run: sudo make test-vm"
 [ "$(uname -m)" = x86_64 ] || die "the guest is an x86-64 one; this machine is $(uname -m)."
 
-# The emulator, and what unpacks a kernel and a root for it.
-needs() {
-	cat <<-'LIST'
-		qemu-system-x86|command -v qemu-system-x86_64
-		qemu-system-common|test -x /usr/lib/qemu/virtiofsd -o -x /usr/libexec/virtiofsd
-		kmod|command -v depmod
-		xz-utils|command -v xz
-		debootstrap|command -v debootstrap
-	LIST
-}
-missing=()
-while IFS='|' read -r package probe; do
-	bash -c "$probe" >/dev/null 2>&1 || missing+=("$package")
-done < <(needs)
-if [ ${#missing[@]} -gt 0 ]; then
-	command -v apt-get >/dev/null || die "the guest needs ${missing[*]}, and this system has no apt to install them."
-	echo "vm: installing ${missing[*]}"
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" </dev/null >/dev/null ||
-		{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"; } </dev/null >/dev/null
-fi
+hack/setup.sh --quiet vm
 
 mkdir -p "$cache"
 exec 9>"$cache/lock"
@@ -52,10 +33,14 @@ trap 'rm -rf --one-file-system "$work"' EXIT
 metapackages=(linux-image-6.12-cloud-amd64 linux-image-cloud-amd64)
 
 if [ ! -e "$cache/kernel/vmlinuz" ]; then
-	for meta in "${metapackages[@]}"; do
-		package=$(apt-cache depends "$meta" 2>/dev/null | awk '/Depends: linux-image/ { print $2; exit }')
-		[ -z "$package" ] || break
-	done
+	find_package() {
+		for meta in "${metapackages[@]}"; do
+			package=$(apt-cache depends "$meta" 2>/dev/null | awk '/Depends: linux-image/ { print $2; exit }')
+			[ -z "$package" ] || return 0
+		done
+		return 1
+	}
+	find_package || { apt-get update -q >/dev/null && find_package; } || true
 	[ -n "$package" ] || die "apt knows none of: ${metapackages[*]}. Is its list of packages there? (apt-get update)"
 	echo "vm: fetching $package"
 	(cd "$work" && apt-get -q -o APT::Sandbox::User=root download "$package" >/dev/null && dpkg-deb -x linux-image-*.deb .)
@@ -72,10 +57,11 @@ if [ ! -e "$cache/kernel/vmlinuz" ]; then
 	mv "$work/kernel" "$cache/kernel"
 fi
 
-# What the tests use inside, beside what they bring along.
-inside=systemd,systemd-sysv,dbus,kmod,apparmor,iproute2,nftables,procps,busybox-static,util-linux,mount
+# What the tests use inside, beside what they bring along. A root with other
+# packages is of an earlier list.
+inside=systemd,systemd-sysv,dbus,kmod,apparmor,iproute2,nftables,procps,busybox-static,util-linux,mount,docker-registry,sudo
 
-if [ "$want" = systemd ] && [ ! -e "$cache/systemd/sbin/init" ]; then
+if [ "$want" = systemd ] && [ "$(cat "$cache/systemd.packages" 2>/dev/null)" != "$inside" ]; then
 	# shellcheck source=/dev/null
 	. /etc/os-release
 	echo "vm: fetching a root with systemd ($VERSION_CODENAME; a minute or two, once)"
@@ -85,5 +71,7 @@ if [ "$want" = systemd ] && [ ! -e "$cache/systemd/sbin/init" ]; then
 		die "cannot make a root with systemd: see debootstrap's words above"
 	}
 	rm -rf "$work/systemd"/var/cache/apt/archives/*.deb "$work/systemd"/var/lib/apt/lists/*
+	if [ -e "$cache/systemd" ]; then mv "$cache/systemd" "$work/old"; fi
 	mv "$work/systemd" "$cache/systemd"
+	echo "$inside" >"$cache/systemd.packages"
 fi
