@@ -124,10 +124,10 @@ for lane in "$@"; do
 done
 hack/setup.sh --quiet vm
 mkdir -p "$bin"
-rm -rf "${log:?}"
+for lane in "$@"; do rm -rf "${log:?}/$lane"; done
 
 # Another make may write bin meanwhile, hence copies.
-cp bin/berthd bin/berth-shim bin/berth bin/berth-init "$bin/"
+cp --remove-destination bin/berthd bin/berth-shim bin/berth bin/berth-init "$bin/"
 for package in $(for lane in "$@"; do packages "$lane"; done | xargs -n 1 | sort -u); do
 	CGO_ENABLED=1 go test -c -tags "$tags" -o "$(binary "$package")" "./$package"
 done
