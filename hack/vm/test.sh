@@ -90,6 +90,7 @@ run_specs() { # lane
 run_e2e() { # lane
 	local test=$PWD/$(binary hack/e2e) run out
 	run=${RUN:-$(tests "$1" run)} out=$(tests "$1" out)
+	export PATH=$PATH:$PWD/hack/.cache/engines/bin
 	cd hack/e2e
 	exec "$test" -test.v -test.timeout 150m ${run:+-test.run "$run"} ${out:+-test.skip "$out"}
 }
@@ -138,6 +139,7 @@ if [[ $all_parts = *critest* ]]; then
 	hack/.cache/critest-node build
 fi
 if [[ $all_parts = *e2e* ]]; then
+	hack/engines.sh
 	CGO_ENABLED=0 go test -c -tags e2e -o "$(binary hack/e2e)" ./hack/e2e
 fi
 
