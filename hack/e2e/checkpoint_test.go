@@ -33,7 +33,7 @@ const counter = `i=0; while :; do i=$((i+1)); echo $i >/count; echo tick $i; sle
 func needCRIU(t *testing.T) {
 	t.Helper()
 	if out, err := exec.Command("criu", "check").CombinedOutput(); err != nil {
-		t.Skipf("CRIU does not work here: %v: %s", err, lab.Tail(string(out), 3))
+		t.Skipf("CRIU does not work here, make test-checkpoint has a guest where it does: %v: %s", err, lab.Tail(string(out), 3))
 	}
 }
 

@@ -32,7 +32,7 @@ func needs(t *testing.T, programs ...string) {
 	t.Helper()
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
-			t.Skipf("needs %s", p)
+			t.Skipf("needs %s, which hack/engines.sh unpacks", p)
 		}
 	}
 }

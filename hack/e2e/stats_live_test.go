@@ -23,7 +23,7 @@ type tmux struct {
 func (n *node) tmux(columns, rows int) *tmux {
 	n.t.Helper()
 	if _, err := exec.LookPath("tmux"); err != nil {
-		n.t.Skip("needs tmux")
+		n.t.Skip("needs tmux, which hack/engines.sh unpacks")
 	}
 	x := &tmux{n, n.Name}
 	x.do("-f", "/dev/null", "new-session", "-d", "-x", fmt.Sprint(columns), "-y", fmt.Sprint(rows), "env", "PS1=$ ", "sh")

@@ -30,7 +30,7 @@ func ForTest(t testing.TB, o Options) *Lab {
 // EndWith ends the lab when the test ends, as ForTest says.
 func (l *Lab) EndWith(t testing.TB) {
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
 		if err := l.clear(ctx); err != nil {
 			t.Errorf("the pods of the node %s: %v", l.Name, err)

@@ -3,7 +3,6 @@
 package soak
 
 import (
-	"context"
 	"os"
 	"testing"
 	"time"
@@ -27,21 +26,7 @@ func TestChurn(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() {
-				ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-				defer cancel()
-				if t.Failed() {
-					t.Logf("berthd's log:\n%s", lab.Tail(l.DaemonLog(), 200))
-				}
-				if l.Running() {
-					if err := l.RemoveAll(ctx); err != nil {
-						t.Error(err)
-					}
-				}
-				if err := l.Close(ctx); err != nil {
-					t.Error(err)
-				}
-			})
+			l.EndWith(t)
 			if s.List != nil {
 				if err := s.Dir(l).SetFaults(cnitest.Faults{"ADD": cnitest.Fifth, "DEL": cnitest.Fifth}); err != nil {
 					t.Fatal(err)

@@ -3,10 +3,8 @@
 package soak
 
 import (
-	"context"
 	"os"
 	"testing"
-	"time"
 
 	"github.com/berth-runtime/berth/hack/lab"
 )
@@ -21,21 +19,7 @@ func start(t *testing.T) *lab.Lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		defer cancel()
-		if t.Failed() {
-			t.Logf("berthd's log:\n%s", lab.Tail(l.DaemonLog(), 200))
-		}
-		if l.Running() {
-			if err := l.RemoveAll(ctx); err != nil {
-				t.Error(err)
-			}
-		}
-		if err := l.Close(ctx); err != nil {
-			t.Error(err)
-		}
-	})
+	l.EndWith(t)
 	if err := l.StartRegistry(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -61,6 +61,25 @@ func (n *node) restorePod(ctx context.Context, s savedPod) (string, []pod.Restor
 	return n.RestorePod(ctx, pod.ViewAll, s.dir, s.config, s.containers, nil)
 }
 
+// restored restores a pod that can be.
+func (n *node) restored(t *testing.T, s savedPod) (string, []pod.Restored) {
+	t.Helper()
+	podID, made, err := n.restorePod(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return podID, made
+}
+
+// removed removes a restored pod, of which nothing is left then.
+func (n *node) removed(t *testing.T, podID string) {
+	t.Helper()
+	if err := n.Remove(t.Context(), pod.ViewAll, podID); err != nil {
+		t.Error(err)
+	}
+	n.nothingLeft(t)
+}
+
 func (n *node) nothingLeft(t *testing.T) {
 	t.Helper()
 	if left := n.Pods(pod.ViewAll, pod.PodFilter{}); len(left) > 0 {
@@ -83,10 +102,7 @@ func TestRestoreOfAPod(t *testing.T) {
 	s := n.savePod(t, func(c *spec.Container) { c.LogPath, c.Security.NoNewPrivs = c.Metadata.Name+".log", true })
 	s.config.LogDirectory = t.TempDir()
 	slices.Reverse(s.containers)
-	podID, made, err := n.restorePod(t.Context(), s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	podID, made := n.restored(t, s)
 	if len(made) != 2 || made[0].Name != "second" || made[1].Name != "main" || made[0].ID == made[1].ID {
 		t.Fatalf("restored are %v", made)
 	}
@@ -156,10 +172,7 @@ func TestRestoreOfAPod(t *testing.T) {
 	if _, _, err := n.restorePod(t.Context(), s); !errkind.Is(err, errkind.AlreadyExists) {
 		t.Errorf("a second restore: %v", err)
 	}
-	if err := n.Remove(t.Context(), pod.ViewAll, podID); err != nil {
-		t.Error(err)
-	}
-	n.nothingLeft(t)
+	n.removed(t, podID)
 }
 
 // A restored container outlives the daemon and the shim like any other, before
@@ -167,10 +180,7 @@ func TestRestoreOfAPod(t *testing.T) {
 func TestRestoredOutliveDaemonAndShim(t *testing.T) {
 	n, _ := newCheckpointNode(t)
 	s := n.savePod(t, func(*spec.Container) {})
-	podID, made, err := n.restorePod(t.Context(), s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	podID, made := n.restored(t, s)
 	n.Close()
 	n.boot(t)
 	for _, c := range made {
@@ -193,10 +203,7 @@ func TestRestoredOutliveDaemonAndShim(t *testing.T) {
 		t.Error(err)
 	}
 	n.ended(t, made[0].ID)
-	if err := n.Remove(t.Context(), pod.ViewAll, podID); err != nil {
-		t.Error(err)
-	}
-	n.nothingLeft(t)
+	n.removed(t, podID)
 }
 
 // Whatever is not exactly what a node with this key wrote is refused, before
@@ -301,10 +308,7 @@ func flip(t *testing.T, dir string, inside bool) {
 func TestRestoresThatFailAtTheirStart(t *testing.T) {
 	n, notes := newCheckpointNode(t)
 	s := n.savePod(t, func(*spec.Container) {})
-	podID, made, err := n.restorePod(t.Context(), s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	podID, made := n.restored(t, s)
 	writeFile(t, filepath.Join(notes, "mode"), "fail")
 	if err := n.Start(t.Context(), pod.ViewAll, made[0].ID); err == nil || !strings.Contains(err.Error(), "File f has bad size") {
 		t.Errorf("a start that CRIU fails: %v", err)
@@ -323,10 +327,7 @@ func TestRestoresThatFailAtTheirStart(t *testing.T) {
 		t.Error("a start that hung succeeded")
 	}
 	n.ended(t, made[1].ID)
-	if err := n.Remove(t.Context(), pod.ViewAll, podID); err != nil {
-		t.Error(err)
-	}
-	n.nothingLeft(t)
+	n.removed(t, podID)
 }
 
 // A caller who goes away leaves nothing of a restore behind.
@@ -346,10 +347,7 @@ func TestRestoreWhoseCallerGoes(t *testing.T) {
 func TestRestoreIsUndoneAfterACrash(t *testing.T) {
 	n, _ := newCheckpointNode(t)
 	s := n.savePod(t, func(*spec.Container) {})
-	podID, made, err := n.restorePod(t.Context(), s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	podID, made := n.restored(t, s)
 	n.Close()
 	// The row as it is before the last step.
 	row := filepath.Join(n.cfg.Root, "pods", podID+".json")
