@@ -102,7 +102,7 @@ demo: ## from nothing to a running pod, as a story with real figures (root)
 # ---- test -----------------------------------------------------------------
 
 .PHONY: test
-test: ## every lane: lint, unit, root (with -race), e2e, critest, kubelet-smoke; installs what lacks (root)
+test: ## every lane: lint, unit, root (with -race), e2e, critest, kubelet-smoke, vm-smoke; installs what lacks (root)
 	@hack/test.sh
 
 .PHONY: lint

@@ -4,8 +4,9 @@
 #
 # All 122 specs run, one after the other and then four at a time, with SPDY where
 # there are streams; then those of streaming once for each of exec, attach and
-# port-forward over WebSocket, and those of networking with pods on networks of CNI. One that fails, or is skipped without
-# hack/critest/allowed.txt naming it with the reason, fails the run.
+# port-forward over WebSocket, and those of networking with pods on networks of
+# CNI. One that fails, or is skipped without hack/critest/allowed.txt naming it
+# with the reason, fails the run.
 #
 #   FOCUS   regular expression of the specs to run   (default: all)
 #   SKIP    regular expression of the specs to leave out
