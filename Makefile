@@ -17,17 +17,38 @@ TESTFLAGS ?=
 VERSION ?= 0.1.0
 CACHE   := hack/.cache
 
+# Everything is built for ARCH, amd64 or arm64: this machine's into bin, the
+# other's into bin/ARCH, by Debian's cross compiler and its library unpacked
+# below the cache (make ARCH=arm64 setup bin package).
+MACHINE  := $(patsubst x86_64,amd64,$(patsubst aarch64,arm64,$(shell uname -m)))
+ARCH     := $(MACHINE)
+OTHER    := $(firstword $(filter-out $(MACHINE),arm64 amd64))
+BIN      := bin
+COMPILER := gcc
+CROSS    :=
+SECCOMP  :=
+ifneq ($(ARCH),$(MACHINE))
+BIN      := bin/$(ARCH)
+TRIPLET_amd64 := x86_64-linux-gnu
+TRIPLET_arm64 := aarch64-linux-gnu
+TRIPLET  := $(or $(TRIPLET_$(ARCH)),$(error cannot build for "$(ARCH)": there are amd64 and arm64))
+COMPILER := $(TRIPLET)-gcc
+SECCOMP  := $(CACHE)/foreign/$(ARCH)/libseccomp-dev
+CROSS    := CC=$(COMPILER) PKG_CONFIG_LIBDIR=$(CURDIR)/$(SECCOMP)/usr/lib/$(TRIPLET)/pkgconfig \
+  PKG_CONFIG_SYSROOT_DIR=$(CURDIR)/$(SECCOMP) PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 PKG_CONFIG_ALLOW_SYSTEM_LIBS=1
+endif
+
 # The shim is static, because it is executed from a sealed memfd whose file
 # system nobody may rely on, and links as little as libcontainer allows.
 SHIM_TAGS    := seccomp runc_nocriu netgo osusergo
 SHIM_LDFLAGS := -s -w -X main.version=$(VERSION) -extldflags '-static'
-GO_BUILD     := $(GO) build -trimpath -buildvcs=false
+GO_BUILD     := GOARCH=$(ARCH) $(GO) build -trimpath -buildvcs=false
 
 # Packages that cannot be tested without cgo: the shim and nothing else.
 UNIT_PACKAGES = $$($(GO) list ./... | grep -v -e /runtime/shim$$ -e /cmd/berth-shim$$)
 SHIM_PACKAGES := ./runtime/shim ./cmd/berth-shim
 
-BINARIES := bin/berthd bin/berth-shim bin/berth bin/berth-init
+BINARIES := $(BIN)/berthd $(BIN)/berth-shim $(BIN)/berth $(BIN)/berth-init
 # Scripts that complete, by shell, and their files below share.
 COMPLETIONS := bash:bash-completion/completions/berth zsh:zsh/site-functions/_berth fish:fish/vendor_completions.d/berth.fish
 SAMPLES  := deploy/config.toml deploy/crictl.yaml deploy/kubelet-berth.conf deploy/kubelet-config.yaml deploy/kubeadm.yaml deploy/10-bridge.conflist
@@ -39,23 +60,28 @@ help: ## list the targets
 # ---- build ----------------------------------------------------------------
 
 .PHONY: all bin FORCE
-all: bin ## build bin/berthd, bin/berth-shim, bin/berth and bin/berth-init
+all: bin ## build bin/berthd, bin/berth-shim, bin/berth and bin/berth-init; ARCH=arm64: bin/arm64/...
 bin: $(BINARIES)
 
 # Plugins of NRI are processes: without its WebAssembly runtime the daemon is a tenth smaller.
-bin/berthd bin/berth: FORCE
+$(BIN)/berthd $(BIN)/berth: FORCE
 	CGO_ENABLED=0 $(GO_BUILD) -tags nri_no_wasm -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./cmd/$(@F)
 
-bin/berth-shim: FORCE
-	CGO_ENABLED=1 $(GO_BUILD) -tags "$(SHIM_TAGS)" -ldflags "$(SHIM_LDFLAGS)" -o $@ ./cmd/berth-shim
+$(BIN)/berth-shim: FORCE $(SECCOMP)
+	CGO_ENABLED=1 $(CROSS) $(GO_BUILD) -tags "$(SHIM_TAGS)" -ldflags "$(SHIM_LDFLAGS)" -o $@ ./cmd/berth-shim
 
 # Without libc: process 1 of a pod is a few kilobytes. INIT lets a test put it elsewhere.
-INIT := bin/berth-init
+INIT := $(BIN)/berth-init
 .PHONY: init
 init: $(INIT)
 $(INIT): runtime/podinit/init.c
 	@mkdir -p $(@D)
-	gcc -static -nostdlib -ffreestanding -fno-stack-protector -fno-asynchronous-unwind-tables -Os -Wall -Wextra -s -o $@ $<
+	$(COMPILER) -static -nostdlib -ffreestanding -fno-stack-protector -fno-asynchronous-unwind-tables -Os -Wall -Wextra -s -o $@ $<
+
+ifdef SECCOMP
+$(SECCOMP):
+	@hack/foreign.sh $(ARCH) $(@F)
+endif
 
 # The daemon that kills itself where BERTH_FAILPOINT says; never installed.
 bin/failpoint/berthd: FORCE
@@ -87,7 +113,7 @@ $(CACHE)/cni/fault: $(wildcard hack/cnitest/*.go hack/cnitest/plugin/*.go)
 
 .PHONY: setup
 setup: ## install the Debian packages that lack (hack/setup.sh says which)
-	@hack/setup.sh
+	@hack/setup.sh $(ARCH)
 
 .PHONY: setup-quiet
 setup-quiet:
@@ -106,14 +132,22 @@ test: ## every lane: lint, unit, root (with -race), e2e, critest, kubelet-smoke,
 	@hack/test.sh
 
 .PHONY: lint
-lint: ## gofmt, go vet, and golangci-lint where it is installed
+lint: ## gofmt, go vet for both architectures, and golangci-lint where it is installed
 	@unformatted="$$(find cmd cri hack imageservice runtime volumes -name '*.go' -not -path '$(CACHE)/*' -exec gofmt -l {} +)"; \
 	  if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
 	CGO_ENABLED=1 $(GO) vet -tags "$(SHIM_TAGS)" $(SHIM_PACKAGES)
 	CGO_ENABLED=0 $(GO) vet $(UNIT_PACKAGES)
 	CGO_ENABLED=0 $(GO) vet -tags failpoint ./runtime/sys/fail ./cmd/berthd
 	CGO_ENABLED=0 $(GO) vet -tags e2e,crash,soak,kube,debian ./hack/...
+	CGO_ENABLED=0 GOARCH=$(OTHER) $(GO) vet $(UNIT_PACKAGES)
+	CGO_ENABLED=0 GOARCH=$(OTHER) $(GO) vet -tags failpoint ./runtime/sys/fail ./cmd/berthd
+	CGO_ENABLED=0 GOARCH=$(OTHER) $(GO) vet -tags e2e,crash,soak,kube,debian ./hack/...
 	@if command -v golangci-lint >/dev/null; then golangci-lint run ./...; fi
+
+# For the other architecture this needs its compiler, so it is no part of lint.
+.PHONY: vet-shim
+vet-shim: $(SECCOMP)
+	CGO_ENABLED=1 $(CROSS) GOARCH=$(ARCH) $(GO) vet -tags "$(SHIM_TAGS)" $(SHIM_PACKAGES)
 
 .PHONY: test-unit
 test-unit: ## the tests that need neither root nor packages
@@ -191,6 +225,9 @@ bench: bin cni ## pulls, memory at rest and the latencies of a pod's life; BENCH
 
 # ---- install --------------------------------------------------------------
 
+# What runs here, to write completions.
+BERTH := $(if $(CROSS),CGO_ENABLED=0 $(GO) run -trimpath -buildvcs=false -tags nri_no_wasm ./cmd/berth,bin/berth)
+
 .PHONY: install
 install: ## install to $(DESTDIR)$(PREFIX): binaries, units, sample configuration
 	@# Built binaries are taken as they are: root has another build cache.
@@ -203,7 +240,7 @@ install: ## install to $(DESTDIR)$(PREFIX): binaries, units, sample configuratio
 	for section in 1 5 8; do \
 	  install -d "$(DESTDIR)$(PREFIX)/share/man/man$$section"; \
 	  install -m 0644 deploy/man/berth*.$$section "$(DESTDIR)$(PREFIX)/share/man/man$$section"; done
-	$(foreach c,$(COMPLETIONS),bin/berth completion $(word 1,$(subst :, ,$(c))) >"$(DESTDIR)$(PREFIX)/share/$(word 2,$(subst :, ,$(c)))";)
+	$(foreach c,$(COMPLETIONS),$(BERTH) completion $(word 1,$(subst :, ,$(c))) >"$(DESTDIR)$(PREFIX)/share/$(word 2,$(subst :, ,$(c)))";)
 
 .PHONY: uninstall
 uninstall: ## remove what install installed; state and images stay
@@ -213,8 +250,7 @@ uninstall: ## remove what install installed; state and images stay
 	rm -f $(foreach c,$(COMPLETIONS),"$(DESTDIR)$(PREFIX)/share/$(word 2,$(subst :, ,$(c)))")
 
 # nfpm, which is pinned in hack/package/go.mod, writes the archive. The binaries
-# are those of bin: built for ARCH, or already there.
-ARCH := amd64
+# are those of ARCH.
 PACKAGE := $(CACHE)/berth_$(VERSION)_$(ARCH).deb
 
 $(CACHE)/nfpm: hack/package/go.mod hack/package/go.sum

@@ -2,16 +2,23 @@
 # Installs what building and testing berth needs and the machine lacks.
 # Idempotent; where nothing lacks it takes a few milliseconds.
 #
-# usage: hack/setup.sh [--quiet] [vm]
+# usage: hack/setup.sh [--quiet] [vm] [vm-arm64] [amd64|arm64]
 #   --quiet   nothing to say when nothing lacks
 #   vm        for the guests of hack/vm too: the emulator, and what unpacks a kernel and a root
+#   vm-arm64  the same for the guest of arm64
+#   arm64     (or amd64) the compiler for it, where the machine is another
 set -euo pipefail
 
-quiet='' vm=''
+quiet='' vm='' vm_arm64='' triplet=''
+machine=$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')
 for argument in "$@"; do
 	case $argument in
 	--quiet) quiet=1 ;;
 	vm) vm=1 ;;
+	vm-arm64) vm_arm64=1 ;;
+	"$machine") ;;
+	amd64) arch=$argument triplet=x86_64-linux-gnu ;;
+	arm64) arch=$argument triplet=aarch64-linux-gnu ;;
 	*) sed -n '/^# usage/,/^set/p' "$0" | sed '$d; s/^# \?//' >&2; exit 2 ;;
 	esac
 done
@@ -40,6 +47,15 @@ needs() {
 		lists of a kernel's modules|kmod|command -v depmod || test -x /usr/sbin/depmod
 		unpacks modules|xz-utils|command -v xz
 		makes a root with systemd|debootstrap|command -v debootstrap || test -x /usr/sbin/debootstrap
+	LIST
+	[ -z "$vm_arm64" ] || cat <<-'LIST'
+		the emulator of arm64|qemu-system-arm|command -v qemu-system-aarch64
+		lists of a kernel's modules|kmod|command -v depmod || test -x /usr/sbin/depmod
+		unpacks modules|xz-utils|command -v xz
+	LIST
+	[ -z "$triplet" ] || cat <<-LIST
+		C compiler for $arch|gcc-${triplet/_/-}|command -v $triplet-gcc
+		C library for $arch, to link statically|libc6-dev-$arch-cross|test -e "\$($triplet-gcc -print-file-name=libc.a)"
 	LIST
 }
 

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"bytes"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -28,6 +29,36 @@ func TestDefaultSeccompFollowsCapabilities(t *testing.T) {
 	}
 	if plain.DefaultAction != specs.ActErrno || !allows(plain, "read") || allows(plain, "mount") || !allows(admin, "mount") {
 		t.Error("mount(2) does not follow CAP_SYS_ADMIN")
+	}
+}
+
+// Each architecture has programs of 32 bits beside its own, and system calls
+// that others lack. (What the numbers are is a test of runtime/shim, which
+// links the library that knows them.)
+func TestDefaultSeccompFollowsTheArchitecture(t *testing.T) {
+	t.Parallel()
+	type facts struct {
+		arches []specs.Arch
+		own    []string
+	}
+	all := map[string]facts{
+		"amd64": {[]specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32}, []string{"arch_prctl", "modify_ldt"}},
+		"arm64": {[]specs.Arch{specs.ArchAARCH64, specs.ArchARM},
+			[]string{"arm_fadvise64_64", "arm_sync_file_range", "sync_file_range2", "breakpoint", "cacheflush", "set_tls"}},
+	}
+	filter, err := DefaultSeccomp(DefaultCaps())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want, known := all[runtime.GOARCH]; !known || !slices.Equal(filter.Architectures, want.arches) {
+		t.Errorf("on %s it is for %v, not %v", runtime.GOARCH, filter.Architectures, want.arches)
+	}
+	for arch, f := range all {
+		for _, name := range f.own {
+			if allows(filter, name) != (arch == runtime.GOARCH) {
+				t.Errorf("on %s it allows %s: %t", runtime.GOARCH, name, arch != runtime.GOARCH)
+			}
+		}
 	}
 }
 
