@@ -2,11 +2,11 @@ package doctor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -27,7 +27,7 @@ type kubeletSettings struct {
 	from string // the file, or "its command line"
 }
 
-// kubelet compares the kubelet's configuration, from its file and the command
+// kubelet compares the kubelet's configuration, from its files and the command
 // line of the process that runs, with ours.
 func kubelet(_ context.Context, c *Config) []Finding {
 	const name = "kubelet"
@@ -37,13 +37,28 @@ func kubelet(_ context.Context, c *Config) []Finding {
 		file = v
 	}
 	s := kubeletSettings{from: file}
-	text, err := os.ReadFile(c.Host.path(file))
+	var files []string
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && !runs:
+	case c.Host.exists(file):
+		files = []string{file}
+	case !runs:
 		return one(good(name, "there is no kubelet here"))
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return one(Finding{name, Warn, fmt.Sprintf("cannot read the kubelet's configuration: %v", err), "ls -l " + file})
-	case err == nil:
+	}
+	if dir := flagValue(args, "config-dir"); dir != "" {
+		more, err := c.Host.dropIns(dir)
+		if err != nil {
+			return one(Finding{name, Warn, fmt.Sprintf("cannot read the kubelet's configuration: %v", err), "ls -l " + dir})
+		}
+		if len(more) > 0 {
+			s.from = file + " and " + dir
+		}
+		files = append(files, more...)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(c.Host.path(file))
+		if err != nil {
+			return one(Finding{name, Warn, fmt.Sprintf("cannot read the kubelet's configuration: %v", err), "ls -l " + file})
+		}
 		if err := yaml.Unmarshal(text, &s); err != nil {
 			return one(Finding{name, Warn, fmt.Sprintf("cannot read the kubelet's configuration: %s: %v", file, err), "repair the file; the kubelet does not start with it either"})
 		}
@@ -67,6 +82,20 @@ func kubelet(_ context.Context, c *Config) []Finding {
 		return one(good(name, "the kubelet's configuration fits; seccompDefault is off, so pods that name no seccomp profile run without one"))
 	}
 	return one(good(name, "the kubelet's configuration fits"))
+}
+
+// dropIns are the files of the kubelet's --config-dir in the order in which it
+// reads them, each over what was before.
+func (h Host) dropIns(dir string) ([]string, error) {
+	var files []string
+	root := h.path(dir)
+	err := filepath.WalkDir(root, func(file string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() && path.Ext(file) == ".conf" {
+			files = append(files, path.Join(dir, strings.TrimPrefix(file, root)))
+		}
+		return err
+	})
+	return files, err
 }
 
 // kubeletArgs is the command line of the kubelet that runs.
