@@ -12,6 +12,9 @@
 #   SKIP    regular expression of the specs to leave out
 #   NETWORK embedded, cni or cni-without-portmap: the pods' network; of the last
 #           two, without FOCUS, the specs of networking only
+#   PASS    without FOCUS, the only one to run: specs (one after the other),
+#           parallel, websocket-exec, -attach or -portforward, networking-cni or
+#           networking-cni-without-portmap
 #   RUNS    with one of those, how many specs must run and pass
 #   FLAGS   more of critest's flags, with one of those, such as -websocket-exec
 #           or -parallel 8

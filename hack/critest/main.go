@@ -31,6 +31,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -80,10 +81,26 @@ func run(ctx context.Context, args []string) error {
 	if network != embedded {
 		return onNode(ctx, network, networking(network))
 	}
-	return errors.Join(
-		onNode(ctx, embedded, inTurn, sideBySide, overWebSocket("exec"), overWebSocket("attach"), overWebSocket("portforward")),
-		onNode(ctx, plugins, networking(plugins)),
-		onNode(ctx, withoutPortmap, networking(withoutPortmap)))
+	only, found := os.Getenv("PASS"), false
+	var errs []error
+	for _, node := range []struct {
+		network string
+		passes  []pass
+	}{
+		{embedded, []pass{inTurn, sideBySide, overWebSocket("exec"), overWebSocket("attach"), overWebSocket("portforward")}},
+		{plugins, []pass{networking(plugins)}},
+		{withoutPortmap, []pass{networking(withoutPortmap)}},
+	} {
+		passes := slices.DeleteFunc(node.passes, func(p pass) bool { return only != "" && cmp.Or(p.name, "specs") != only })
+		if len(passes) > 0 {
+			found = true
+			errs = append(errs, onNode(ctx, node.network, passes...))
+		}
+	}
+	if !found {
+		errs = append(errs, fmt.Errorf("there is no pass %q", only))
+	}
+	return errors.Join(errs...)
 }
 
 // The networks of pods, as NETWORK names them.

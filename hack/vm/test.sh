@@ -11,9 +11,8 @@
 #   systemd-e2e      the built binaries there, as far as cgroups and units matter
 #
 # All is built here and only runs there. What each lane prints stays in
-# hack/.cache/vm/log. What is not run, and why: packages that know no cgroup and
-# no security module, and the race detector, since the guest computes ten times
-# slower; of the end-to-end tests what tests.txt says.
+# hack/.cache/vm/log. What is left out, and why, is in tests.txt. Nothing is
+# decided by time: the guest computes some ten times slower than the machine.
 #
 # usage: hack/vm/test.sh [--smoke] [LANE]...     default: all lanes but smoke
 #   RUN    regular expression of the packages' and the end-to-end tests to run
@@ -84,7 +83,7 @@ run_specs() { # lane
 	else
 		read -r runs focus <<<"$(specs "$1")" || true
 	fi
-	RUNS=$runs FOCUS=$focus exec hack/.cache/critest-node built
+	RUNS=$runs FOCUS=$focus PASS=specs exec hack/.cache/critest-node built
 }
 
 run_e2e() { # lane
@@ -174,10 +173,11 @@ wait
 failed=()
 for lane in "$@"; do [ -e "$log/$lane/passed" ] || failed+=("$lane"); done
 
-printf '\nnot run of the end-to-end tests:\n'
+printf '\nleft out (hack/vm/tests.txt):\n'
 for lane in "$@"; do
 	awk -F ' *[|] *' -v lane="$lane" '$1 == lane && $2 == "out" { printf "  %s: %s: %s\n", lane, $3, $4 }
-		$1 == lane && $2 == "run" { some = 1 } END { if (some) printf "  %s: all that tests.txt does not name\n", lane }' hack/vm/tests.txt
+		$1 == lane && $2 == "run" { some = 1 }
+		END { if (some) printf "  %s: the end-to-end tests that it does not name\n", lane }' hack/vm/tests.txt
 done
 skips=$(grep -rA1 -h -- '--- SKIP' "$log" | grep -v '^--$' || true)
 [ -z "$skips" ] || printf 'skipped:\n%s\n' "$skips"
