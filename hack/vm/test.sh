@@ -143,15 +143,16 @@ if [[ $all_parts = *e2e* ]]; then
 fi
 
 run_lane() { # lane
-	local arguments=() code start=$SECONDS
+	local arguments=() timeout=9000 code start=$SECONDS
 	case $1 in
+	smoke) timeout=2700 ;;
 	systemd*) arguments=(--systemd --append 'apparmor=1 security=apparmor') ;;
 	esac
 	mkdir -p "$log/$1"
 	# A guest that dies is tried once more: that is the emulator's fault, or it dies again.
 	for _ in 1 2; do
 		code=0
-		hack/vm/run.sh "${arguments[@]}" --share "$log/$1" --timeout 9000 \
+		hack/vm/run.sh "${arguments[@]}" --share "$log/$1" --timeout $timeout \
 			"RUN='${RUN:-}' FOCUS='${FOCUS:-}' hack/vm/test.sh inside $1" || code=$?
 		[ $code = 125 ] || break
 	done
