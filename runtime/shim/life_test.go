@@ -1,9 +1,11 @@
 package shim_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -443,5 +445,22 @@ func TestSIGTERM(t *testing.T) {
 	l.eventually("the shim ends", func() bool { return !alive(l.pid) })
 	if _, err := l.Info(t.Context()); !errkind.Is(err, errkind.Unavailable) {
 		t.Errorf("Info of a shim that has ended: %v", err)
+	}
+}
+
+// Started by hand, without what berthd says, it makes nothing and says why.
+func TestWithoutSocket(t *testing.T) {
+	l := newLab(t)
+	dir := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // one that serves would not end
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(l.tools, "berth-shim"), "version")
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "no --socket") {
+		t.Errorf("it ended with %v: %s", err, out)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }

@@ -74,6 +74,8 @@ func Main() int {
 		err = runForker(l)
 	case *enter != "":
 		err = enterAndExecute(*enter, flag.Args())
+	case *socket == "":
+		err = errors.New("cannot serve: no --socket says where; berthd starts this program and says it")
 	default:
 		err = serve(*socket, *root, l)
 	}
