@@ -20,7 +20,7 @@ const windowOfOne = 9 << 20
 
 // frugal is how much garbage there may be beside what is used, in percent, as
 // long as most of that are windows, which make none.
-const frugal = 20
+const frugal = 8
 
 // windows bounds the memory of decompressors to as many usual windows as there
 // are CPUs, since more at a time would not be faster. Who is next has the memory

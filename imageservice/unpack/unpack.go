@@ -51,6 +51,9 @@ const (
 	// once, so that the one syncfs at the end finds little left to do.
 	flushFrom = 256 << 10
 	blockSize = 4096
+	// pieceSize is what is written at a time. Pieces as a decompressor gives
+	// them, which are smaller and end anywhere, cost the page cache twice as much.
+	pieceSize = 256 << 10
 )
 
 // Result is what Layer made.
@@ -96,7 +99,7 @@ func Layer(ctx context.Context, r io.Reader, dir string, limits Limits, journal 
 		limits:  limits,
 		pending: map[string]string{},
 		sums:    map[uint64]uint32{},
-		buf:     make([]byte, 256<<10),
+		buf:     make([]byte, pieceSize),
 	}
 	tr := tar.NewReader(src)
 	for n := 1; ; n++ {
@@ -248,11 +251,33 @@ func (u *unpacker) file(at place, h *tar.Header, r io.Reader) error {
 
 // whole writes the content of a file without holes.
 func (u *unpacker) whole(f *os.File, ino uint64, r io.Reader) (onDisk uint64, err error) {
-	// The wrapper also hides the file's ReadFrom, which would bring a buffer of its own.
 	w := &summer{w: f}
-	n, err := io.CopyBuffer(w, r, u.buf)
+	n, err := u.copy(w, r)
 	u.sums[ino] = w.sum
 	return OnDisk(n), err
+}
+
+// copy brings r to w in pieces that are full but for the last.
+func (u *unpacker) copy(w io.Writer, r io.Reader) (written int64, err error) {
+	for err == nil {
+		n := 0
+		for n < len(u.buf) && err == nil {
+			var k int
+			k, err = r.Read(u.buf[n:])
+			n += k
+		}
+		if n == 0 {
+			break
+		}
+		if _, err := w.Write(u.buf[:n]); err != nil {
+			return written, err
+		}
+		written += int64(n)
+	}
+	if err == io.EOF { //nolint:errorlint // a wrapped EOF is a failure, not the end
+		err = nil
+	}
+	return written, err
 }
 
 // holed writes the content of a sparse file of size bytes.
@@ -261,7 +286,7 @@ func (u *unpacker) holed(f *os.File, ino uint64, size int64, r io.Reader) (onDis
 		return 0, err
 	}
 	w := &summer{w: &sparseWriter{f: f, taken: &onDisk}}
-	_, err = io.CopyBuffer(w, r, u.buf)
+	_, err = u.copy(w, r)
 	u.sums[ino] = w.sum
 	u.tree.sparse[ino] = onDisk
 	return onDisk, err
