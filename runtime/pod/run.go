@@ -208,7 +208,7 @@ func (t *Table) makeNamespaces(p *Pod) error {
 	for k, v := range c.Sysctls {
 		s.Sysctls[k] = v
 	}
-	s.User = t.userns(p)
+	s.User, s.OwnQueues = t.userns(p), t.cfg.SELinux != nil
 	if s.Net == "" && s.IPC == "" && s.User == nil && len(s.Sysctls) == 0 {
 		return nil
 	}

@@ -38,6 +38,10 @@ type Spec struct {
 	// User is a user namespace to make and pin too, which then owns the
 	// others; nil: the host's owns them.
 	User *idmap.Pinned
+	// OwnQueues gives the file system of the IPC namespace's message queues to
+	// root of User, who may give it a label of SELinux then, as libcontainer does
+	// for each container. Its owner is whoever made the namespace: the host's root.
+	OwnQueues bool
 }
 
 // namespace is one kind of namespace: its flag for unshare, its name in
@@ -150,6 +154,11 @@ func (s Spec) setUp(wanted []namespace, sysctls []sysctl, path func(name string)
 			return err
 		}
 	}
+	if s.OwnQueues && s.User != nil && s.IPC != "" {
+		if err := giveQueues(s.User.Map); err != nil {
+			return err
+		}
+	}
 	for _, c := range sysctls {
 		write := c.write
 		if s.User != nil && c.kind == "IPC" {
@@ -166,6 +175,34 @@ func (s Spec) setUp(wanted []namespace, sysctls []sysctl, path func(name string)
 		}
 	}
 	return nil
+}
+
+// giveQueues changes the owner of the root of the mqueue file system, of which
+// each IPC namespace has one. The calling thread is in the namespace.
+func giveQueues(m idmap.Map) error {
+	queues, err := openQueues()
+	if err == nil {
+		defer func() { _ = unix.Close(queues) }()
+		uid, gid := m.Owner(0, 0)
+		err = unix.Fchownat(queues, "", uid, gid, unix.AT_EMPTY_PATH)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot give the message queues to the pod's root: %w", err)
+	}
+	return nil
+}
+
+// openQueues opens that root, without mounting it anywhere.
+func openQueues() (int, error) {
+	conf, err := unix.Fsopen("mqueue", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer func() { _ = unix.Close(conf) }()
+	if err := unix.FsconfigCreate(conf); err != nil {
+		return -1, err
+	}
+	return unix.Fsmount(conf, unix.FSMOUNT_CLOEXEC, 0)
 }
 
 func loopbackUp() error {

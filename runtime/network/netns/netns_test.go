@@ -310,3 +310,36 @@ func TestNoThreadComesBackChanged(t *testing.T) {
 		t.Errorf("the main thread is in %s (%v), want %s", got, err, want)
 	}
 }
+
+// Whoever is to label the message queues must own them, which is nobody of the
+// pod's unless it is asked for.
+func TestOwnersOfMessageQueues(t *testing.T) {
+	needsRoot(t)
+	for own, want := range map[bool][2]uint32{false: {0, 0}, true: {300000, 400000}} {
+		s := owned(t)
+		s.OwnQueues = own
+		if err := Create(s); err != nil {
+			t.Fatal(err)
+		}
+		var st unix.Stat_t
+		err := thread.Throwaway(func() error {
+			if err := enter(s.IPC, unix.CLONE_NEWIPC); err != nil {
+				return err
+			}
+			queues, err := openQueues()
+			if err != nil {
+				return err
+			}
+			return errors.Join(unix.Fstat(queues, &st), unix.Close(queues))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := [2]uint32{st.Uid, st.Gid}; got != want {
+			t.Errorf("asked for: %v; the owner is %v, want %v", own, got, want)
+		}
+		if err := Remove(s.Net, s.IPC, s.UTS, s.User.Path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
