@@ -138,10 +138,10 @@ lint: ## gofmt, go vet for both architectures, and golangci-lint where it is ins
 	CGO_ENABLED=1 $(GO) vet -tags "$(SHIM_TAGS)" $(SHIM_PACKAGES)
 	CGO_ENABLED=0 $(GO) vet $(UNIT_PACKAGES)
 	CGO_ENABLED=0 $(GO) vet -tags failpoint ./runtime/sys/fail ./cmd/berthd
-	CGO_ENABLED=0 $(GO) vet -tags e2e,crash,soak,kube,debian ./hack/...
+	CGO_ENABLED=0 $(GO) vet -tags e2e,crash,soak,kube,debian,selinux ./hack/...
 	CGO_ENABLED=0 GOARCH=$(OTHER) $(GO) vet $(UNIT_PACKAGES)
 	CGO_ENABLED=0 GOARCH=$(OTHER) $(GO) vet -tags failpoint ./runtime/sys/fail ./cmd/berthd
-	CGO_ENABLED=0 GOARCH=$(OTHER) $(GO) vet -tags e2e,crash,soak,kube,debian ./hack/...
+	CGO_ENABLED=0 GOARCH=$(OTHER) $(GO) vet -tags e2e,crash,soak,kube,debian,selinux ./hack/...
 	@if command -v golangci-lint >/dev/null; then golangci-lint run ./...; fi
 
 # For the other architecture this needs its compiler, so it is no part of lint.
@@ -197,6 +197,10 @@ test-package: ## the Debian package where systemd is process 1, and containerd's
 test-checkpoint: bin $(CACHE)/crictl ## checkpoints by the real CRIU, in a guest (root)
 	@hack/vm/checkpoint.sh
 
+.PHONY: test-selinux
+test-selinux: bin $(CACHE)/crictl ## labels where SELinux enforces a policy, in a guest; critest's specs of it (root)
+	@hack/vm/selinux.sh
+
 # 14 minutes of CPU time the first time, to build what is pinned by hack/tools/kube.
 .PHONY: kube-programs
 kube-programs: bin cni
@@ -213,7 +217,7 @@ kubelet-smoke: kube-programs ## a handful of these tests
 	$(KUBE_TEST) -short -run '^Test(Standalone|DeletedMeanwhile|Readiness|Exec|PortForward|Logs|GracefulDeletion)$$' ./hack/kube/...
 
 .PHONY: test-all
-test-all: test crash critest kubelet soak example test-vm test-package test-checkpoint ## everything there is (root)
+test-all: test crash critest kubelet soak example test-vm test-package test-checkpoint test-selinux ## everything there is (root)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each (10s)
@@ -263,7 +267,7 @@ package: bin $(CACHE)/nfpm ## make a Debian package, hack/.cache/berth_VERSION_A
 	@$(MAKE) --no-print-directory install DESTDIR=$(CACHE)/stage PREFIX=/usr >/dev/null
 	mv $(CACHE)/stage/usr/share/zsh/site-functions $(CACHE)/stage/usr/share/zsh/vendor-completions
 	mkdir -p $(CACHE)/stage/usr/share/doc/berth
-	cp README.md CHANGELOG.md deploy/cli.md deploy/replacing-containerd.md $(CACHE)/stage/usr/share/doc/berth
+	cp README.md CHANGELOG.md deploy/cli.md deploy/replacing-containerd.md deploy/selinux.md $(CACHE)/stage/usr/share/doc/berth
 	gzip -9n $(CACHE)/stage/usr/share/man/man*/*
 	find $(CACHE)/stage -exec touch -h -d @$$(git log -1 --format=%ct 2>/dev/null || echo 0) {} +
 	ARCH=$(ARCH) VERSION=$(VERSION) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) \

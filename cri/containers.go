@@ -69,7 +69,11 @@ func (s *Server) ContainerStatus(_ context.Context, r *criv1.ContainerStatusRequ
 	}
 	out := &criv1.ContainerStatusResponse{Status: translate.ContainerStatus(c)}
 	if r.Verbose {
-		out.Info = info(map[string]any{"pid": c.Pid, "sandboxID": c.PodID, "origin": c.Origin, "config": c.Config})
+		known := map[string]any{"pid": c.Pid, "sandboxID": c.PodID, "origin": c.Origin, "config": c.Config}
+		if c.MountLabel != "" {
+			known["processLabel"], known["mountLabel"] = c.ProcessLabel, c.MountLabel
+		}
+		out.Info = info(known)
 	}
 	return out, nil
 }

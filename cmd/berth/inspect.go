@@ -139,7 +139,8 @@ func (cl *client) asDocker(ctx context.Context, o object, st *criv1.ContainerSta
 		one.Local = &local
 	}
 	var info struct {
-		Pid int `json:"pid"`
+		Pid                      int
+		ProcessLabel, MountLabel string
 	}
 	_ = json.Unmarshal(one.Info["info"], &info) // of a daemon that says less, 0
 	state := map[string]any{
@@ -167,6 +168,7 @@ func (cl *client) asDocker(ctx context.Context, o object, st *criv1.ContainerSta
 		"Config":          map[string]any{"Image": imageName(o.container, true), "Labels": st.Labels},
 		"HostConfig":      map[string]any{"RestartPolicy": map[string]any{"Name": name, "MaximumRetryCount": most}},
 		"NetworkSettings": map[string]any{"IPAddress": address},
+		"ProcessLabel":    info.ProcessLabel, "MountLabel": info.MountLabel,
 	}
 	return nil
 }

@@ -21,15 +21,16 @@ import (
 // What the daemon reads on local pods and containers, since CRI has no field
 // for it (cri/translate, runtime/local).
 const (
-	restartNote  = ownPrefix + "restart"
-	removeNote   = ownPrefix + "remove"
-	healthNote   = ownPrefix + "health"
-	ulimitsNote  = ownPrefix + "ulimits"
-	tmpfsNote    = ownPrefix + "tmpfs"
-	volumesNote  = ownPrefix + "volumes"
-	noCopyNote   = ownPrefix + "nocopy"
-	shmSizeNote  = ownPrefix + "shm-size"
-	stopTimeNote = ownPrefix + "stop-timeout" // seconds; for berth stop
+	restartNote     = ownPrefix + "restart"
+	removeNote      = ownPrefix + "remove"
+	healthNote      = ownPrefix + "health"
+	ulimitsNote     = ownPrefix + "ulimits"
+	tmpfsNote       = ownPrefix + "tmpfs"
+	volumesNote     = ownPrefix + "volumes"
+	noCopyNote      = ownPrefix + "nocopy"
+	sharedLabelNote = ownPrefix + "shared-label"
+	shmSizeNote     = ownPrefix + "shm-size"
+	stopTimeNote    = ownPrefix + "stop-timeout" // seconds; for berth stop
 )
 
 // moreFlags are those of docker's words for a container that need more than a

@@ -17,14 +17,14 @@ import (
 
 // mountFlags are what --volume, --mount and --tmpfs ask for.
 type mountFlags struct {
-	mounts  []*criv1.Mount
-	volumes map[*criv1.Mount]string // names of volumes, whose host path the daemon tells
-	images  map[*criv1.Mount]string // references of images that are mounted
-	tmpfs   []tmpfsMount
-	fresh   []string // paths that get a directory of the container's own
-	noCopy  []string
-
-	taken map[string]bool
+	mounts      []*criv1.Mount
+	volumes     map[*criv1.Mount]string // names of volumes, whose host path the daemon tells
+	images      map[*criv1.Mount]string // references of images that are mounted
+	tmpfs       []tmpfsMount
+	fresh       []string // paths that get a directory of the container's own
+	noCopy      []string
+	sharedLabel []string // mounts whose files are for all containers, with SELinux
+	taken       map[string]bool
 }
 
 // tmpfsMount is the daemon's form of a file system in memory.
@@ -101,9 +101,14 @@ func (all *mountFlags) volume(s string) error {
 	m := &criv1.Mount{ContainerPath: inside}
 	if len(parts) == 3 {
 		for option := range strings.SplitSeq(parts[2], ",") {
-			if option == "nocopy" {
+			switch option {
+			case "nocopy":
 				all.noCopy = append(all.noCopy, inside)
-			} else if err := volumeOption(m, option); err != nil {
+				continue
+			case "z":
+				all.sharedLabel = append(all.sharedLabel, inside)
+			}
+			if err := volumeOption(m, option); err != nil {
 				return volumeProblem(s, err.Error())
 			}
 		}
@@ -243,7 +248,7 @@ func (all *mountFlags) mount(s string) error {
 // notes are the annotations by which the daemon is told of what CRI has no
 // field for.
 func (all *mountFlags) notes(into map[string]string) error {
-	for key, list := range map[string]any{tmpfsNote: all.tmpfs, volumesNote: all.fresh, noCopyNote: all.noCopy} {
+	for key, list := range map[string]any{tmpfsNote: all.tmpfs, volumesNote: all.fresh, noCopyNote: all.noCopy, sharedLabelNote: all.sharedLabel} {
 		text, err := json.Marshal(list)
 		if err != nil {
 			return err

@@ -78,6 +78,8 @@ func (a podVolumes) Prepare(ctx context.Context, hostPath, rootfs, path string, 
 	return a.named.Prepare(hostPath, shared, fill)
 }
 
+func (a podVolumes) IsNamed(hostPath string) bool { return a.named.Has(hostPath) }
+
 func (a podVolumes) Resolve(ctx context.Context, mounts []spec.Mount) ([]specs.Mount, error) {
 	reqs := make([]volumes.Request, len(mounts))
 	for i, m := range mounts {

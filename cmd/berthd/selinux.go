@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/berth-runtime/berth/runtime/pod"
 	"github.com/berth-runtime/berth/runtime/sys/selinux"
@@ -23,6 +24,11 @@ func buildLabels(cfg selinuxConfig) (*pod.Labels, error) {
 	policy, err := selinux.Read()
 	if err != nil {
 		return nil, err
+	}
+	for _, label := range []selinux.Label{policy.Process, policy.File, policy.ReadOnly} {
+		if err := selinux.Known(label); err != nil {
+			return nil, fmt.Errorf("cannot give labels of SELinux: %w; its module for containers lacks (container-selinux has it)", err)
+		}
 	}
 	return pod.NewLabels(policy), nil
 }

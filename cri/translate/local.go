@@ -16,12 +16,13 @@ import (
 // They are read of local pods only: on the kubelet's socket the author of a pod
 // chooses the annotations, and none of them decides anything there.
 const (
-	ulimitsAnnotation = "io.berth.ulimits"  // nofile=1024:2048,core=0
-	tmpfsAnnotation   = "io.berth.tmpfs"    // JSON of spec.Tmpfs
-	volumesAnnotation = "io.berth.volumes"  // JSON of paths
-	noCopyAnnotation  = "io.berth.nocopy"   // JSON of paths
-	shmSizeAnnotation = "io.berth.shm-size" // bytes
-	networkAnnotation = "io.berth.network"  // JSON of spec.LocalNetwork
+	ulimitsAnnotation     = "io.berth.ulimits"      // nofile=1024:2048,core=0
+	tmpfsAnnotation       = "io.berth.tmpfs"        // JSON of spec.Tmpfs
+	volumesAnnotation     = "io.berth.volumes"      // JSON of paths
+	noCopyAnnotation      = "io.berth.nocopy"       // JSON of paths
+	shmSizeAnnotation     = "io.berth.shm-size"     // bytes
+	sharedLabelAnnotation = "io.berth.shared-label" // JSON of paths
+	networkAnnotation     = "io.berth.network"      // JSON of spec.LocalNetwork
 )
 
 // maxExtras bounds each list.
@@ -120,7 +121,7 @@ func LocalContainer(c *spec.Container) error {
 			}
 		}
 	}
-	for key, into := range map[string]*[]string{volumesAnnotation: &c.Extra.Volumes, noCopyAnnotation: &c.Extra.NoCopy} {
+	for key, into := range map[string]*[]string{volumesAnnotation: &c.Extra.Volumes, noCopyAnnotation: &c.Extra.NoCopy, sharedLabelAnnotation: &c.Extra.SharedLabel} {
 		if err := list(c.Annotations, key, into); err != nil {
 			return err
 		}

@@ -39,6 +39,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/hack/lab"
+	"github.com/berth-runtime/berth/runtime/sys/selinux"
 )
 
 const (
@@ -114,6 +115,9 @@ const (
 // theirs is one of their own.
 func newLab(network string) (*lab.Lab, error) {
 	o := lab.Options{Mirrors: []string{"registry.k8s.io", "k8s.gcr.io", "gcr.io", "docker.io"}}
+	if selinux.Enabled() {
+		o.Config = "[selinux]\nenable = true\n" // whose specs are there on such a host
+	}
 	var more []lab.Plugin
 	switch network {
 	case embedded:

@@ -10,6 +10,7 @@
 # The kernel gives its unknown arguments to process 1 as variables:
 #   VM_SOURCE   where the clone is on the machine, and here
 #   VM_SYSTEMD  1: systemd is process 1
+#   VM_IMAGE    1: the root is an image that may be written, with SELinux
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 kernel=$(uname -r)
@@ -36,11 +37,29 @@ change_root() {
 	pivot_root . host
 }
 
-# What systemd would mount.
-mount_kernel() {
+# The policy comes first: what is mounted after it has the label that it says.
+# The clone and /share, which have none, have that of programs.
+enforce() {
+	cp "$0" /root/guest.sh
 	mount -t proc proc /proc
 	mount -t sysfs sys /sys
-	mount -t devtmpfs dev /dev
+	mount -t selinuxfs selinux /sys/fs/selinux
+	load_policy -i
+	exec /bin/sh /root/guest.sh labelled
+}
+
+mount_labelled() {
+	umount /mnt
+	mkdir -p /share "$VM_SOURCE"
+	mount -t virtiofs -o context=system_u:object_r:bin_t:s0 source "$VM_SOURCE"
+	mount -t virtiofs -o context=system_u:object_r:bin_t:s0 share /share
+}
+
+# What systemd would mount.
+mount_kernel() {
+	mountpoint -q /proc || mount -t proc proc /proc
+	mountpoint -q /sys || mount -t sysfs sys /sys
+	mountpoint -q /dev || mount -t devtmpfs dev /dev
 	mkdir -p /dev/pts /dev/shm
 	mount -t devpts -o ptmxmode=0666 devpts /dev/pts
 	mount -t tmpfs shm /dev/shm
@@ -108,7 +127,14 @@ booted)
 	mount_kernel
 	run_command
 	;;
+labelled)
+	mount_labelled
+	mount_kernel
+	restorecon -R /dev
+	run_command
+	;;
 *)
+	[ "${VM_IMAGE:-}" != 1 ] || enforce
 	change_root
 	exec chroot . /bin/sh "$VM_SOURCE/hack/vm/guest.sh" booted
 	;;

@@ -4,12 +4,13 @@
 # slower than the machine: for what is right, never for what is fast.
 #
 # The guest's root is the machine's own, or with --systemd a Debian with
-# systemd as process 1. This clone lies where it lies here. The guest may write
+# systemd as process 1, or with --image what is in a file. This clone lies where
+# it lies here. The guest may write
 # everywhere; the machine sees nothing of it but /share, its directory --share.
 # Output comes as it is written, and the command's exit status comes back; 125
 # means that the guest gave none. A boot that dies is tried again.
 #
-# usage: hack/vm/run.sh [--systemd] [--append ARGUMENTS] [--memory MIB] [--cpus N]
+# usage: hack/vm/run.sh [--systemd | --image FILE] [--append ARGUMENTS] [--memory MIB] [--cpus N]
 #                       [--timeout SECONDS] [--share DIRECTORY] COMMAND
 #
 #   --append   more arguments for the kernel, "security=selinux" for one
@@ -18,10 +19,11 @@ cd "$(dirname "$0")/../.."
 source=$PWD
 cache=$source/hack/.cache/vm
 
-systemd='' append='' memory=4096 cpus=1 timeout=1800 share=
+systemd='' image='' append='' memory=4096 cpus=1 timeout=1800 share=
 while [ $# -gt 1 ]; do
 	case $1 in
 	--systemd) systemd=1 ;;
+	--image) image=$(realpath "$2"); shift ;;
 	--append) append=$2; shift ;;
 	--memory) memory=$2; shift ;;
 	--cpus) cpus=$2; shift ;;
@@ -36,7 +38,7 @@ done
 # The views below are mounts, which nobody else is to see.
 if [ -z "${VM_UNSHARED:-}" ]; then
 	hack/vm/prepare.sh ${systemd:+systemd}
-	VM_UNSHARED=1 exec unshare --mount --propagation private hack/vm/run.sh ${systemd:+--systemd} --append "$append" --memory "$memory" \
+	VM_UNSHARED=1 exec unshare --mount --propagation private hack/vm/run.sh ${systemd:+--systemd} ${image:+--image "$image"} --append "$append" --memory "$memory" \
 		--cpus "$cpus" --timeout "$timeout" ${share:+--share "$share"} "$1"
 fi
 
@@ -81,9 +83,15 @@ boot() {
 	serve root "$run/root" always
 	serve source "$run/source" always
 	serve share "$share" none
+	local root="root=root rootfstype=virtiofs ro"
+	if [ -n "$image" ]; then
+		# What the guest writes goes with the emulator.
+		devices+=(-drive "file=$image,format=raw,if=none,id=image,snapshot=on" -device nvme,drive=image,serial=image)
+		root="root=/dev/nvme0n1 rootfstype=ext4 rootwait rw VM_IMAGE=1"
+	fi
 	# panic=-1 with -no-reboot: a guest that dies ends the emulator.
 	local arguments="console=ttyS0 loglevel=4 panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check cryptomgr.notests
-		root=root rootfstype=virtiofs ro systemd.show_status=0 $append VM_SOURCE=$source ${systemd:+VM_SYSTEMD=1}
+		$root systemd.show_status=0 $append VM_SOURCE=$source ${systemd:+VM_SYSTEMD=1}
 		init=/bin/sh -- -c \"mount -t virtiofs source /mnt && exec /bin/sh /mnt/hack/vm/guest.sh\""
 	timeout --foreground -k 5 "$timeout" qemu-system-x86_64 -accel tcg,thread=multi,tb-size=1024 -cpu max,-la57 -M q35 -m "$memory" -smp "$cpus" \
 		-nodefaults -no-user-config -no-reboot -display none \

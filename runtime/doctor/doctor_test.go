@@ -68,6 +68,9 @@ func lawful(t *testing.T, f Finding) {
 	}
 }
 
+// runtimeLabel is that of a daemon whose file the policy knows.
+const runtimeLabel = "system_u:system_r:container_runtime_t:s0\x00"
+
 const kubeletFits = "containerRuntimeEndpoint: unix:///run/berth/kubelet.sock\ncgroupDriver: systemd\nresolvConf: /etc/r\nseccompDefault: true\n"
 
 func TestVerdictsOfHosts(t *testing.T) {
@@ -110,8 +113,9 @@ func TestVerdictsOfHosts(t *testing.T) {
 		{"labels without SELinux", "security.selinux", nil, func(c *Config) { c.SELinux = true }, Fail, "selinux.enable"},
 		{"SELinux unused", "security.selinux", files{"/sys/fs/selinux/enforce": "1"}, nil, Warn, "enable = true"},
 		{"no policy", "security.selinux", files{"/sys/fs/selinux/enforce": "1"}, func(c *Config) { c.SELinux = true }, Fail, "container-selinux"},
-		{"permissive", "security.selinux", files{"/sys/fs/selinux/enforce": "0", "/etc/selinux/config": "SELINUXTYPE=default\n", "/etc/selinux/default/contexts/lxc_contexts": ""}, func(c *Config) { c.SELinux = true }, Warn, "setenforce 1"},
-		{"enforcing", "security.selinux", files{"/sys/fs/selinux/enforce": "1", "/etc/selinux/targeted/contexts/lxc_contexts": ""}, func(c *Config) { c.SELinux = true }, OK, "enforcing"},
+		{"no label of a runtime", "security.selinux", files{"/sys/fs/selinux/enforce": "1", "/proc/self/attr/current": "system_u:system_r:unconfined_service_t:s0", "/etc/selinux/targeted/contexts/lxc_contexts": ""}, func(c *Config) { c.SELinux = true }, Warn, "restorecon"},
+		{"permissive", "security.selinux", files{"/sys/fs/selinux/enforce": "0", "/proc/self/attr/current": runtimeLabel, "/etc/selinux/config": "SELINUXTYPE=default\n", "/etc/selinux/default/contexts/lxc_contexts": ""}, func(c *Config) { c.SELinux = true }, Warn, "setenforce 1"},
+		{"enforcing", "security.selinux", files{"/sys/fs/selinux/enforce": "1", "/proc/self/attr/current": runtimeLabel, "/etc/selinux/targeted/contexts/lxc_contexts": ""}, func(c *Config) { c.SELinux = true }, OK, "enforcing"},
 
 		{"v2", "cgroup.version", v2(nil), nil, OK, "v2"},
 		{"v1", "cgroup.version", v1("memory"), nil, Warn, "failCgroupV1"},

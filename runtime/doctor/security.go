@@ -112,11 +112,22 @@ func seLinux(_ context.Context, c *Config) []Finding {
 		return one(Finding{name, Warn, "the host has SELinux and containers get no labels: those that ask for one are refused",
 			"printf '[selinux]\\nenable = true\\n' >/etc/berth/conf.d/selinux.toml && systemctl restart berthd"})
 	case !c.Host.hasContainerPolicy():
-		return one(Finding{name, Fail, "SELinux is on and its policy does not know containers", "dnf install container-selinux (apt-get install selinux-policy-default where that has it)"})
+		return one(Finding{name, Fail, "SELinux is on and its policy does not know containers", "dnf install container-selinux (Debian has none: see share/doc/berth/selinux.md)"})
+	case !c.Host.isContainerRuntime():
+		return one(Finding{name, Warn, "the policy takes berthd for no container runtime: privileged containers have its label, whatever that may do",
+			`semanage fcontext -a -t container_runtime_exec_t '/usr/(local/)?bin/berth(d|-shim)' && restorecon /usr/bin/berth* /usr/local/bin/berth* && systemctl restart berthd`})
 	case enforcing != "1":
 		return one(Finding{name, Warn, "SELinux only warns (permissive)", "setenforce 1"})
 	}
 	return one(good(name, "SELinux is enforcing, and its policy knows containers"))
+}
+
+// isContainerRuntime tells whether the label of this process, which the daemon
+// has started, is of those that policies have for container runtimes.
+func (h Host) isContainerRuntime() bool {
+	label, _ := h.read("/proc/self/attr/current")
+	parts := strings.SplitN(label, ":", 4)
+	return len(parts) > 2 && strings.HasPrefix(parts[2], "container_")
 }
 
 // hasContainerPolicy tells whether a policy has told where its types for

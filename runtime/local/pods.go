@@ -321,8 +321,13 @@ func (s *Service) latest(podID string) map[string]*pod.ContainerStatus {
 // begin makes a container of a manifest, unless have was made before, and
 // starts it.
 func (s *Service) begin(ctx context.Context, podID string, m *manifest.Pod, plan *manifest.Plan, c spec.Container, have *pod.ContainerStatus) (*pod.ContainerStatus, error) {
+	c.Mounts = slices.Clone(c.Mounts)
 	for _, d := range plan.EmptyDirs {
-		if slices.ContainsFunc(c.Mounts, func(m spec.Mount) bool { return m.HostPath == d.Path }) {
+		for i := range c.Mounts {
+			if c.Mounts[i].HostPath != d.Path {
+				continue
+			}
+			c.Mounts[i].SELinuxRelabel = true // it is the pod's
 			if err := makeDir(d); err != nil {
 				return nil, fmt.Errorf("cannot make a volume of container %s: %w", c.Metadata.Name, err)
 			}

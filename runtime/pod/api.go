@@ -91,7 +91,10 @@ type ContainerStatus struct {
 	StopAsked    bool   // somebody has stopped it; of local containers only
 	Paused       bool   // it runs, and stands still
 	EarlierBoot  bool   // it was made before the machine was last booted
-	Pid          int    // on the host; 0 unless created or running, or if it has a program that cannot be started
+	// The labels of SELinux of its processes, none of a privileged one's, and of
+	// its files; empty where containers get none.
+	ProcessLabel, MountLabel string
+	Pid                      int // on the host; 0 unless created or running, or if it has a program that cannot be started
 }
 
 // PodFilter selects pods; zero fields match everything, all fields must match.

@@ -40,12 +40,20 @@ func (t *Table) startInit(ctx context.Context, p *Pod) error {
 	if err := t.giveToRoot(p, root); err != nil { // who makes the mount points in it
 		return err
 	}
+	l, err := t.podLabels(p)
+	if err != nil {
+		return err
+	}
+	if err := l.relabel(root); err != nil {
+		return err
+	}
 	seccomp, err := spec.DefaultSeccomp(nil)
 	if err != nil {
 		return err
 	}
 	oci := t.initSpec(p)
 	oci.Linux.Seccomp = seccomp
+	oci.Process.SelinuxLabel, oci.Linux.MountLabel = l.process, l.file.String()
 	if err := putSpec(dir, oci); err != nil {
 		return err
 	}
@@ -89,7 +97,7 @@ func (t *Table) initSpec(p *Pod) *specs.Spec {
 			User: specs.User{UID: initUser(p), GID: initUser(p)}, Capabilities: &specs.LinuxCapabilities{}},
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "nodev", "noexec"}},
-			{Destination: "/init", Type: "bind", Source: t.cfg.InitPath, Options: []string{"bind", "ro", "nosuid", "nodev"}},
+			{Destination: "/init", Type: "bind", Source: t.initPath(), Options: []string{"bind", "ro", "nosuid", "nodev"}},
 		},
 		Linux: &specs.Linux{Namespaces: ns, CgroupsPath: oci,
 			MaskedPaths:   []string{"/proc/kcore", "/proc/keys", "/proc/timer_list"},

@@ -195,6 +195,7 @@ func (noVolumes) RewriteHosts(dir string, f pod.EtcFiles) error {
 	return os.WriteFile(filepath.Join(dir, "hosts"), []byte(lines), 0o644)
 }
 func (noVolumes) MountShm(dir string, _ int64) error { return mount.Bind(dir, dir, 0) }
+func (noVolumes) IsNamed(string) bool                { return false }
 func (noVolumes) UnmountShm(dir string) error        { return mount.Unmount(dir) }
 
 // noNetwork grants leases and attaches nothing.

@@ -53,6 +53,8 @@ type Volumes interface {
 	// with what the image has at path unless copyUp is false or another container
 	// mounts it, which shared tells.
 	Prepare(ctx context.Context, hostPath, rootfs, path string, copyUp bool, shared func() bool) error
+	// IsNamed tells whether a host path is that of a named volume.
+	IsNamed(hostPath string) bool
 	// WriteFiles writes hostname, hosts and resolv.conf into dir.
 	WriteFiles(dir string, f EtcFiles) error
 	// RewriteHosts gives the hosts file in dir another content, which running

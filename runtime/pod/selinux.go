@@ -2,12 +2,17 @@ package pod
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/berth-runtime/berth/runtime/spec"
+	"github.com/berth-runtime/berth/runtime/sys/atomicfile"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 	"github.com/berth-runtime/berth/runtime/sys/selinux"
 )
@@ -22,10 +27,11 @@ type Labels struct {
 // NewLabels gives labels by the host's policy, on a host that has SELinux on.
 func NewLabels(p *selinux.Policy) *Labels { return &Labels{policy: p, known: selinux.Known} }
 
-// labels are those of one container; both are empty where it gets none.
+// labels are those of one container; all are empty where it gets none.
 type labels struct {
 	process string // empty for a privileged container too: what that is, the policy says
 	file    selinux.Label
+	shared  selinux.Label // of files that the containers of all pods may use
 }
 
 func askedLabel(s *spec.SELinux) selinux.Label {
@@ -75,7 +81,32 @@ func (l *Labels) of(asked selinux.Label, level string) (labels, error) {
 			return labels{}, err
 		}
 	}
-	return labels{process.String(), file}, nil
+	return labels{process.String(), file, l.policy.File}, nil
+}
+
+// copyInit copies the program of pods' inits to where it can have a label that
+// lets containers execute it: at its own place it is a program of the host's.
+// It does so at every start of the daemon, and replaces what is there.
+func (l *Labels) copyInit(from, to string) error {
+	program, err := os.ReadFile(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // a pod that wants it is told
+	}
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.Write(to, program, 0o755); err != nil {
+		return err
+	}
+	return selinux.Set(to, l.policy.ReadOnly.String())
+}
+
+// initPath is the program of pods' inits.
+func (t *Table) initPath() string {
+	if t.cfg.SELinux == nil {
+		return t.cfg.InitPath
+	}
+	return filepath.Join(t.cfg.Root, "berth-init")
 }
 
 // podLabels are those of what belongs to the pod and of containers that ask for
@@ -90,18 +121,22 @@ func (t *Table) podLabels(p *Pod) (labels, error) {
 // containerLabels are those that a container asks for, or its pod's. Without a
 // level of its own it has its pod's, to share what the pod has.
 func (t *Table) containerLabels(c *container) (labels, error) {
-	asked := c.asked().Security.SELinux
 	if t.cfg.SELinux == nil {
-		return labels{}, refuseLabel(asked)
+		return labels{}, refuseLabel(c.asked().Security.SELinux)
 	}
-	if asked == nil {
-		asked = c.pod.config.SELinux
-	}
-	out, err := t.cfg.SELinux.of(askedLabel(asked), c.pod.record().SELinuxLevel)
+	out, err := t.cfg.SELinux.of(c.askedLabel(), c.pod.record().SELinuxLevel)
 	if c.asked().Security.Privileged {
 		out.process = ""
 	}
 	return out, err
+}
+
+// askedLabel is what the container asks for, or its pod.
+func (c *container) askedLabel() selinux.Label {
+	if asked := c.asked().Security.SELinux; asked != nil {
+		return askedLabel(asked)
+	}
+	return askedLabel(c.pod.config.SELinux)
 }
 
 // refuseLabel refuses a label on a host that has SELinux, where it would have
@@ -128,23 +163,48 @@ func (l labels) relabel(paths ...string) error {
 	return nil
 }
 
-// relabelMounts relabels the volumes that the image declares, which are ours,
-// and the host paths for which the client asks it. What else is mounted keeps
-// its label, wherever in the container it appears (CVE-2021-43816).
+// relabelMounts relabels the volumes that the image declares and named ones,
+// which are ours, and the host paths for which the client asks it. What else is
+// mounted keeps its label, wherever in the container it appears (CVE-2021-43816).
 func (t *Table) relabelMounts(c *container, l labels, mounts []specs.Mount) error {
+	if t.cfg.SELinux == nil {
+		return nil
+	}
 	asked := map[string]bool{}
 	for _, m := range c.asked().Mounts {
 		asked[filepath.Clean(m.ContainerPath)] = m.SELinuxRelabel && m.Image == ""
 	}
 	for _, m := range mounts {
-		if filepath.Dir(m.Source) != t.volumeDir(c.id) && !asked[m.Destination] {
-			continue
+		var err error
+		switch {
+		case asked[m.Destination] && slices.Contains(c.asked().Extra.SharedLabel, m.Destination):
+			err = selinux.Relabel(m.Source, l.shared)
+		case asked[m.Destination] || filepath.Dir(m.Source) == t.volumeDir(c.id):
+			err = l.relabel(m.Source)
+		case t.cfg.Volumes.IsNamed(m.Source):
+			err = selinux.RelabelUnlike(m.Source, l.shared)
 		}
-		if err := l.relabel(m.Source); err != nil {
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// toldLabels are those that a container's status tells. That a privileged one's
+// processes have is the policy's to say, and not told.
+func (t *Table) toldLabels(c *container) (process, file string) {
+	if t.cfg.SELinux == nil {
+		return "", ""
+	}
+	p, f, err := t.cfg.SELinux.policy.Labels(c.askedLabel(), c.pod.record().SELinuxLevel)
+	if err != nil {
+		return "", "" // it has been refused, and is not made
+	}
+	if c.asked().Security.Privileged {
+		return "", f.String()
+	}
+	return p.String(), f.String()
 }
 
 // mountRoot mounts the container's root file system.

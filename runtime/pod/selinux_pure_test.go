@@ -1,10 +1,13 @@
 package pod
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/runtime/spec"
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
@@ -17,13 +20,18 @@ func labelling() *Table {
 		Process: selinux.Label{User: "system_u", Role: "system_r", Type: "container_t", Level: "s0"},
 		File:    selinux.Label{User: "system_u", Role: "object_r", Type: "container_file_t", Level: "s0"},
 	}
-	return &Table{pods: map[string]*Pod{}, cfg: Config{Root: "/root-of-berth", SELinux: &Labels{policy: policy, known: func(l selinux.Label) error {
+	return &Table{pods: map[string]*Pod{}, cfg: Config{Root: "/root-of-berth", Volumes: namedVolumes{}, SELinux: &Labels{policy: policy, known: func(l selinux.Label) error {
 		if l.Type == "nonsense_t" {
 			return errkind.New(errkind.InvalidArgument, "no label %s", l)
 		}
 		return nil
 	}}}}
 }
+
+// namedVolumes are those whose directory is called named.
+type namedVolumes struct{ Volumes }
+
+func (namedVolumes) IsNamed(path string) bool { return filepath.Base(path) == "named" }
 
 func (t *Table) labelled(id string, asked *spec.SELinux) (*Pod, error) {
 	p := &Pod{id: id, config: &spec.Pod{SELinux: asked}}
@@ -119,5 +127,93 @@ func TestOnlyWhatIsAskedForIsRelabelled(t *testing.T) {
 		if err := tb.relabelMounts(ctr, l, mounts); errkind.Is(err, errkind.InvalidArgument) != c.refused || !c.refused && err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// What one pod has for its own has the pod's level; what is for all, and a
+// volume by name, which outlives its pods, the policy's.
+func TestLabelsOfVolumes(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	tb := labelling()
+	p, err := tb.labelled("p", &spec.SELinux{Level: "s0:c1,c2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const file = "system_u:object_r:container_file_t:"
+	for name, c := range map[string]struct {
+		dir     string
+		relabel bool
+		shared  []string
+		want    string
+	}{
+		"for the pod":          {"plain", true, nil, file + "s0:c1,c2"},
+		"for all":              {"plain", true, []string{"/v"}, file + "s0"},
+		"another is for all":   {"plain", true, []string{"/w"}, file + "s0:c1,c2"},
+		"not asked":            {"plain", false, []string{"/v"}, ""},
+		"by name":              {"named", false, nil, file + "s0"},
+		"by name, for the pod": {"named", true, nil, file + "s0:c1,c2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), c.dir)
+			if err := os.MkdirAll(filepath.Join(dir, "sub"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			ctr := inPod(p, func(s *spec.Container) {
+				s.Mounts = []spec.Mount{{ContainerPath: "/v", HostPath: dir, SELinuxRelabel: c.relabel}}
+				s.Extra.SharedLabel = c.shared
+			})
+			l, err := tb.containerLabels(ctr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := labelAt(dir)
+			if err := tb.relabelMounts(ctr, l, []specs.Mount{{Destination: "/v", Source: dir}}); err != nil {
+				t.Fatal(err)
+			}
+			if c.want == "" {
+				c.want = before
+			}
+			for _, path := range []string{dir, filepath.Join(dir, "sub")} {
+				if got := labelAt(path); got != c.want {
+					t.Errorf("%s has the label %q, want %q", path, got, c.want)
+				}
+			}
+		})
+	}
+}
+
+func labelAt(path string) string {
+	b := make([]byte, 256)
+	n, _ := unix.Lgetxattr(path, "security.selinux", b)
+	return strings.TrimSuffix(string(b[:max(n, 0)]), "\x00")
+}
+
+// What containers execute of the host's must have a label for that.
+func TestLabelOfTheInit(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	tb := labelling()
+	tb.cfg.Root, tb.cfg.InitPath = t.TempDir(), filepath.Join(t.TempDir(), "init")
+	tb.cfg.SELinux.policy.ReadOnly = selinux.Label{User: "system_u", Role: "object_r", Type: "container_ro_file_t", Level: "s0"}
+	for _, program := range []string{"first", "second"} {
+		if err := os.WriteFile(tb.cfg.InitPath, []byte(program), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := tb.cfg.SELinux.copyInit(tb.cfg.InitPath, tb.initPath()); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := os.ReadFile(tb.initPath()); err != nil || string(b) != program {
+			t.Errorf("the copy has %q, %v", b, err)
+		}
+		if got := labelAt(tb.initPath()); got != "system_u:object_r:container_ro_file_t:s0" {
+			t.Errorf("the copy has the label %q", got)
+		}
+	}
+	tb.cfg.SELinux = nil
+	if got := tb.initPath(); got != tb.cfg.InitPath {
+		t.Errorf("without labels it is %s", got)
 	}
 }

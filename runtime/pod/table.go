@@ -181,6 +181,11 @@ func New(cfg Config) (*Table, error) {
 	if err := os.MkdirAll(cfg.NetnsDir, 0o755); err != nil {
 		return nil, err
 	}
+	if l := cfg.SELinux; l != nil {
+		if err := l.copyInit(cfg.InitPath, filepath.Join(cfg.Root, "berth-init")); err != nil {
+			return nil, err
+		}
+	}
 	caps, err := boundingSet()
 	if err != nil {
 		return nil, err

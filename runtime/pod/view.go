@@ -61,6 +61,7 @@ func (t *Table) containerStatus(c *container) *ContainerStatus {
 	st := &ContainerStatus{ID: c.id, PodID: rec.PodID, Origin: c.pod.origin(), Config: &rec.Config, Image: &rec.Image, VolumeImages: rec.VolumeImages,
 		CreatedAt: rec.CreatedAt, StartedAt: rec.StartedAt, LogPath: rec.LogPath, User: rec.User,
 		StopSignal: rec.StopSignal, Resources: rec.Resources, From: rec.From, StopAsked: rec.StopAsked, EarlierBoot: rec.BootID != t.cfg.BootID}
+	st.ProcessLabel, st.MountLabel = t.toldLabels(c)
 	switch rec.Phase {
 	case phaseCreated, phaseStarting:
 		st.State, st.Pid, st.StartedAt = StateCreated, rec.Process.Pid, time.Time{}

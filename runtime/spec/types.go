@@ -255,6 +255,9 @@ type Extra struct {
 	// NoCopy are the paths of mounts of named volumes that are not to be filled
 	// with what the image has there.
 	NoCopy []string `json:"no_copy,omitempty"`
+	// SharedLabel are the paths of mounts that are relabelled for the containers of
+	// all pods, where SELinuxRelabel is for one pod's (docker's z and Z).
+	SharedLabel []string `json:"shared_label,omitempty"`
 }
 
 // Ulimit is a resource limit of a process (setrlimit(2)).

@@ -188,6 +188,13 @@ func (s *Store) List() []Volume {
 	return out
 }
 
+// Has tells whether a path is a volume's.
+func (s *Store) Has(path string) bool {
+	name := filepath.Base(filepath.Clean(path))
+	_, ok := s.get(name)
+	return ok && filepath.Clean(path) == s.dir(name)
+}
+
 // Prepare is asked for each host path that a container mounts. Of a path that is
 // no volume's it knows nothing. A volume must be there; one that is empty and
 // that no other container mounts is filled by fill, which makes what is at dst

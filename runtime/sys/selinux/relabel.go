@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -103,6 +104,16 @@ func relabelBelow(fd int, label string, depth int) error {
 	return nil
 }
 
+// RelabelUnlike is Relabel of a tree whose topmost directory has another label.
+// Since that one is labelled last, the whole tree has its label else, but for
+// what others have made in it, which the policy has labelled.
+func RelabelUnlike(path string, l Label) error {
+	if has(path, l.String()) {
+		return nil
+	}
+	return Relabel(path, l)
+}
+
 // Set gives the label to one file of ours.
 func Set(path, label string) error {
 	fd, err := open(unix.AT_FDCWD, path, unix.O_NOFOLLOW)
@@ -115,14 +126,18 @@ func Set(path, label string) error {
 
 // set writes a label that is not there already, where labels can be.
 func set(path, label string) error {
-	has := make([]byte, len(label)+1)
-	n, err := unix.Getxattr(path, attribute, has)
-	if err == nil && (string(has[:n]) == label || string(has[:n]) == label+"\x00") {
+	if has(path, label) {
 		return nil
 	}
-	err = unix.Setxattr(path, attribute, []byte(label), 0)
+	err := unix.Setxattr(path, attribute, []byte(label), 0)
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil
 	}
 	return err
+}
+
+func has(path, label string) bool {
+	b := make([]byte, len(label)+1)
+	n, err := unix.Getxattr(path, attribute, b)
+	return err == nil && strings.TrimSuffix(string(b[:n]), "\x00") == label
 }

@@ -59,8 +59,9 @@ func (l Label) String() string {
 // level is what a client may ask for: sensitivities and categories.
 var level = regexp.MustCompile(`^s\d{1,2}(-s\d{1,2})?(:c\d{1,4}(\.c\d{1,4})?(,c\d{1,4}(\.c\d{1,4})?)*)?$`)
 
-// Policy is what the host's policy says of containers.
-type Policy struct{ Process, File Label }
+// Policy is what the host's policy says of containers: of their processes, of
+// the files that are theirs, and of files that all of them may read and execute.
+type Policy struct{ Process, File, ReadOnly Label }
 
 // Read reads the policy that /etc/selinux/config names.
 func Read() (*Policy, error) {
@@ -74,7 +75,7 @@ func Read() (*Policy, error) {
 
 func readContexts(path string) (*Policy, error) {
 	var p Policy
-	for key, to := range map[string]*Label{"process": &p.Process, "file": &p.File} {
+	for key, to := range map[string]*Label{"process": &p.Process, "file": &p.File, "ro_file": &p.ReadOnly} {
 		text, err := value(path, key)
 		if err == nil {
 			*to, err = Parse(text)

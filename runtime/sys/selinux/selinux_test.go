@@ -130,9 +130,6 @@ func TestRelabel(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	if Enabled() {
-		t.Skip("the host has SELinux, whose policy need not know the labels of this test")
-	}
 	dir := t.TempDir()
 	tree, outside := filepath.Join(dir, "tree"), filepath.Join(dir, "outside")
 	for _, d := range []string{filepath.Join(tree, "a/b"), outside} {
@@ -152,6 +149,7 @@ func TestRelabel(t *testing.T) {
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	before := labelOf(t, outside) // none where there is no SELinux
 	want := mustParse(t, "system_u:object_r:container_file_t:s0:c1,c2")
 	if err := Relabel(tree, want); err != nil {
 		t.Fatal(err)
@@ -162,7 +160,7 @@ func TestRelabel(t *testing.T) {
 		}
 	}
 	for _, path := range []string{dir, outside, secret} {
-		if got := labelOf(t, path); got != "" {
+		if got := labelOf(t, path); got != before {
 			t.Errorf("%s, which is not in the tree, has the label %q", path, got)
 		}
 	}
@@ -172,11 +170,21 @@ func TestRelabel(t *testing.T) {
 	if err := os.Symlink(tree, to); err != nil {
 		t.Fatal(err)
 	}
-	if err := Relabel(to, other); err != nil || labelOf(t, file) != other.String() || labelOf(t, to) != "" {
+	if err := Relabel(to, other); err != nil || labelOf(t, file) != other.String() || labelOf(t, to) != before {
 		t.Errorf("by a link: %v, file %q, link %q", err, labelOf(t, file), labelOf(t, to))
+	}
+	if err := RelabelUnlike(tree, other); err != nil || labelOf(t, fifo) != other.String() {
+		t.Errorf("a tree that has the label: %v, %q", err, labelOf(t, fifo))
 	}
 	if err := Set(fifo, want.String()); err != nil || labelOf(t, fifo) != want.String() {
 		t.Errorf("set: %v, %q", err, labelOf(t, fifo))
+	}
+	// The topmost tells for all below it, until it has another label.
+	if err := RelabelUnlike(tree, other); err != nil || labelOf(t, fifo) != want.String() {
+		t.Errorf("a tree that has the label but for one file: %v, %q", err, labelOf(t, fifo))
+	}
+	if err := RelabelUnlike(tree, want); err != nil || labelOf(t, file) != want.String() {
+		t.Errorf("a tree that has another: %v, %q", err, labelOf(t, file))
 	}
 }
 
@@ -214,6 +222,7 @@ func TestRelabelWhileLinksAreSwapped(t *testing.T) {
 	if err := os.Symlink(outside, link); err != nil {
 		t.Fatal(err)
 	}
+	before := labelOf(t, outside)
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -227,14 +236,14 @@ func TestRelabelWhileLinksAreSwapped(t *testing.T) {
 		}
 	}()
 	for i := range 500 {
-		if err := Relabel(filepath.Join(dir, "tree"), Label{"u", "r", "t" + itoa(i), "s0"}); err != nil {
+		if err := Relabel(filepath.Join(dir, "tree"), Label{"system_u", "object_r", "container_file_t", "s0:c1,c" + itoa(i+2)}); err != nil {
 			t.Error(err)
 		}
 	}
 	close(stop)
 	<-stopped
 	for _, path := range []string{outside, filepath.Join(outside, "b")} {
-		if got := labelOf(t, path); got != "" {
+		if got := labelOf(t, path); got != before {
 			t.Errorf("%s, which is not in the tree, has the label %q", path, got)
 		}
 	}
