@@ -13,6 +13,10 @@ cd "$(dirname "$0")/.."
 
 target=$PWD/hack/.cache/busybox
 [ ! -x "$target" ] || exit 0
+mkdir -p hack/.cache
+exec 9>hack/.cache/busybox.lock
+flock 9 # another run may be building it
+[ ! -x "$target" ] || exit 0
 # shellcheck source=/dev/null
 . /etc/os-release
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -29,7 +33,6 @@ uri=$(origin)
 [ -n "$uri" ] || { echo "cannot fetch busybox's source: apt knows no archive of Debian ${VERSION_CODENAME:-stable}; add one to /etc/apt." >&2; exit 1; }
 command -v dpkg-source >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends dpkg-dev </dev/null
 
-mkdir -p hack/.cache
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work"/{sources,lists/partial,cache}

@@ -137,10 +137,10 @@ func server(name string, port int) []testimage.File {
 
 // compileSetuid makes the program of the image nonewprivs.
 func compileSetuid(ctx context.Context, binary string) error {
-	cmd := exec.CommandContext(ctx, "gcc", "-static", "-Os", "-s", "-x", "c", "-o", binary, "-")
+	cmd := exec.CommandContext(ctx, "gcc", "-static", "-Os", "-s", "-x", "c", "-o", binary+".new", "-")
 	cmd.Stdin = strings.NewReader(effectiveUID)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot compile %s: %w: %s", binary, err, out)
 	}
-	return nil
+	return os.Rename(binary+".new", binary)
 }

@@ -39,6 +39,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/hack/lab"
+	"github.com/berth-runtime/berth/runtime/sys/atomicfile"
 	"github.com/berth-runtime/berth/runtime/sys/selinux"
 )
 
@@ -224,7 +225,8 @@ func networking(network string) pass {
 	return pass{name: "networking-" + network, args: []string{"-ginkgo.focus", `\[k8s\.io\] Networking`}, runs: networkingSpecs}
 }
 
-// What build makes, below the clone.
+// What build makes, below the clone. Each is there as a whole or not at all, so
+// that a run in a guest and one on the machine do not disturb each other.
 const (
 	critestBinary = "hack/.cache/critest"
 	suidBinary    = "hack/.cache/critest-nnp"    // the program of the image nonewprivs
@@ -236,6 +238,14 @@ const (
 // specs are to run side by side. Go's own cache makes a second build quick.
 func build(ctx context.Context, clone string) error {
 	tools, cache := filepath.Join(clone, "hack/tools"), filepath.Join(clone, "hack/.cache")
+	lock, err := os.Create(filepath.Join(cache, "critest.lock"))
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("cannot lock %s: %w", lock.Name(), err)
+	}
 	if err := compileSetuid(ctx, filepath.Join(clone, suidBinary)); err != nil {
 		return err
 	}
@@ -284,13 +294,16 @@ func build(ctx context.Context, clone string) error {
 		return err
 	}
 	fmt.Println("building critest (minutes the first time)")
-	if _, err := goTool(ctx, tools, "test", "-c", "-mod=mod", "-modfile", modfile, "-o", filepath.Join(clone, critestBinary), module+"/cmd/critest"); err != nil {
+	if _, err := goTool(ctx, tools, "test", "-c", "-mod=mod", "-modfile", modfile, "-o", filepath.Join(clone, critestBinary+".new"), module+"/cmd/critest"); err != nil {
 		return fmt.Errorf("cannot build critest: %w", err)
+	}
+	if err := os.Rename(filepath.Join(clone, critestBinary+".new"), filepath.Join(clone, critestBinary)); err != nil {
+		return err
 	}
 	if _, err := goTool(ctx, tools, "build", "-buildvcs=false", "-o", filepath.Join(cache, "ginkgo"), runner); err != nil {
 		return fmt.Errorf("cannot build ginkgo: %w", err)
 	}
-	return os.WriteFile(filepath.Join(clone, digestFile), []byte(digest), 0o644)
+	return atomicfile.Write(filepath.Join(clone, digestFile), []byte(digest), 0o644)
 }
 
 // moduleDir is where Go keeps the pinned module, which it fetches if need be.
