@@ -121,14 +121,18 @@ func (n *Network) add(ctx context.Context, netns, podID string, a *network.Attac
 // limited is ctx with the time that the plugins of a list have; it ends with the
 // daemon too.
 func (n *Network) limited(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, n.cfg.Timeout, errTime)
 	stop := context.AfterFunc(n.ctx, cancel)
 	return ctx, func() { stop(); cancel() }
 }
 
+// errTime is why a context of limited has ended when the plugins had all of their
+// time. Who asked may have had less: the undoing of a pod for one.
+var errTime = fmt.Errorf("the plugins' time is over: %w", context.DeadlineExceeded)
+
 // inTime tells how long the plugins had, where that is why they failed.
 func (n *Network) inTime(ctx context.Context, err error) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	if errors.Is(context.Cause(ctx), errTime) {
 		return fmt.Errorf("%w (the plugins of a network have %s, see network.cni.timeout)", err, n.cfg.Timeout)
 	}
 	return err
