@@ -57,9 +57,9 @@ mount_labelled() {
 
 # What systemd would mount.
 mount_kernel() {
-	mountpoint -q /proc || mount -t proc proc /proc
-	mountpoint -q /sys || mount -t sysfs sys /sys
-	mountpoint -q /dev || mount -t devtmpfs dev /dev
+	[ -e /proc/self ] || mount -t proc proc /proc
+	[ -e /sys/kernel ] || mount -t sysfs sys /sys
+	mount -t devtmpfs dev /dev
 	mkdir -p /dev/pts /dev/shm
 	mount -t devpts -o ptmxmode=0666 devpts /dev/pts
 	mount -t tmpfs shm /dev/shm

@@ -30,6 +30,7 @@ inside() {
 	chcon -t container_var_lib_t "$copy/hack/.cache"
 	mount --rbind "$copy" "$PWD"
 	cd "$PWD"
+	export BERTH_BIN=$PWD/bin
 	echo 1 >/proc/sys/net/ipv4/ip_forward
 	echo 0 >/proc/sys/kernel/printk_ratelimit # refusals are all told
 

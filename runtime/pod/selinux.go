@@ -52,12 +52,8 @@ func (t *Table) labelPod(p *Pod) error {
 	defer l.mu.Unlock()
 	level := askedLabel(p.config.SELinux).Level
 	if level == "" {
-		taken := map[string]bool{}
-		for _, other := range t.snapshotPods() {
-			taken[other.record().SELinuxLevel] = true
-		}
 		var err error
-		if level, err = selinux.FreeLevel(taken); err != nil {
+		if level, err = selinux.FreeLevel(t.takenLevels()); err != nil {
 			return err
 		}
 	}
@@ -68,6 +64,16 @@ func (t *Table) labelPod(p *Pod) error {
 	defer p.mu.Unlock()
 	p.rec.SELinuxLevel = level
 	return nil
+}
+
+// takenLevels are those of all pods that there are, since this daemon's start
+// or before it, and of those that are being made.
+func (t *Table) takenLevels() map[string]bool {
+	taken := map[string]bool{}
+	for _, p := range t.snapshotPods() {
+		taken[p.record().SELinuxLevel] = true
+	}
+	return taken
 }
 
 // of works out labels and asks the kernel whether it has them.

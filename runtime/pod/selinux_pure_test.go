@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,6 +80,14 @@ func TestLabelsOfPodsAndContainers(t *testing.T) {
 			t.Errorf("pod %s has the level %q, %v", id, p.rec.SELinuxLevel, err)
 		}
 		levels[p.rec.SELinuxLevel] = true
+	}
+	if taken := tb.takenLevels(); !maps.Equal(taken, levels) {
+		t.Errorf("taken are %v, and the pods have %v", taken, levels)
+	}
+	// The level of a pod that is gone is free again.
+	delete(tb.pods, "a")
+	if taken := tb.takenLevels(); len(taken) != len(levels)-1 {
+		t.Errorf("of %d pods one is gone, and %d levels are taken", len(levels), len(taken))
 	}
 	same, err := tb.labelled("same", &spec.SELinux{Level: level})
 	if err != nil || same.rec.SELinuxLevel != level {
