@@ -149,6 +149,11 @@ lint: ## gofmt, go vet for both architectures, and golangci-lint where it is ins
 vet-shim: $(SECCOMP)
 	CGO_ENABLED=1 $(CROSS) GOARCH=$(ARCH) $(GO) vet -tags "$(SHIM_TAGS)" $(SHIM_PACKAGES)
 
+# The shim's tests as a program for ARCH, at OUT, for a guest.
+.PHONY: shim-test
+shim-test: $(SECCOMP)
+	@CGO_ENABLED=1 $(CROSS) GOARCH=$(ARCH) $(GO) test -c -tags "$(SHIM_TAGS)" -ldflags "-s -w -extldflags '-static'" -o $(OUT) ./runtime/shim
+
 .PHONY: test-unit
 test-unit: ## the tests that need neither root nor packages
 	CGO_ENABLED=0 $(GO) vet $(UNIT_PACKAGES)
@@ -200,6 +205,12 @@ test-checkpoint: bin $(CACHE)/crictl ## checkpoints by the real CRIU, in a guest
 .PHONY: test-selinux
 test-selinux: bin $(CACHE)/crictl ## labels where SELinux enforces a policy, in a guest; critest's specs of it (root)
 	@hack/vm/selinux.sh
+
+.PHONY: test-arm64
+test-arm64: ## binaries and package for arm64, units' tests under emulation, a node in an arm64 guest (root)
+	@hack/setup.sh --quiet arm64 vm-arm64
+	@$(MAKE) --no-print-directory ARCH=arm64 bin package vet-shim
+	@hack/vm/arm64.sh
 
 # 14 minutes of CPU time the first time, to build what is pinned by hack/tools/kube.
 .PHONY: kube-programs
