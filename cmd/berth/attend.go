@@ -81,26 +81,24 @@ func (c *cli) outcome(id string, how *api.WaitResult) error {
 
 // wait returns how a container ended, across restarts of the daemon.
 func wait(ctx context.Context, cl *client, id string) (how *api.WaitResult, err error) {
-	err = again(ctx, func() (bool, error) {
+	err = again(ctx, cl, func() error {
 		how, err = cl.admin.Wait(ctx, id)
-		return false, err
+		return err
 	})
 	return how, err
 }
 
 // again calls do until it ends with anything but a daemon that went away, or
-// the daemon stays away for too long. do tells whether it got anywhere.
-func again(ctx context.Context, do func() (progress bool, err error)) error {
-	var since time.Time
+// the daemon stays away for too long.
+func again(ctx context.Context, cl *client, do func() error) error {
+	var away absence
 	for {
-		progress, err := do()
+		err := do()
 		// A daemon that is told to end cancels its calls before it hangs up.
 		if c := status.Code(err); c != codes.Unavailable && c != codes.Canceled || ctx.Err() != nil {
 			return err
 		}
-		if now := time.Now(); progress || since.IsZero() {
-			since = now
-		} else if now.Sub(since) > patience {
+		if away.tooLong(time.Now(), cl.met.Load()) {
 			return err
 		}
 		select {
@@ -109,4 +107,19 @@ func again(ctx context.Context, do func() (progress bool, err error)) error {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+// absence is the time since a daemon was last there: one that has come back
+// meanwhile, and had nothing to say, was not away for all of it.
+type absence struct {
+	since time.Time
+	met   int64 // how often it had been reached by then
+}
+
+// tooLong is asked whenever a call has failed because nobody is there.
+func (a *absence) tooLong(now time.Time, met int64) bool {
+	if a.since.IsZero() || met != a.met {
+		a.since, a.met = now, met
+	}
+	return now.Sub(a.since) > patience
 }

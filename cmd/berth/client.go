@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,6 +27,7 @@ type client struct {
 	runtime criv1.RuntimeServiceClient
 	image   criv1.ImageServiceClient
 	admin   *api.Client
+	met     *atomic.Int64 // how often a daemon has been reached
 }
 
 // connect knocks at the socket first: what gRPC would say about a daemon that
@@ -34,12 +36,17 @@ func connect(ctx context.Context, socket string) (*client, error) {
 	if err := knock(ctx, socket); err != nil {
 		return nil, err
 	}
+	met := &atomic.Int64{}
 	conn, err := grpc.NewClient("passthrough:///"+socket,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithAuthority("berth"),
 		grpc.WithContextDialer(func(ctx context.Context, path string) (net.Conn, error) {
 			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
+			conn, err := d.DialContext(ctx, "unix", path)
+			if err == nil {
+				met.Add(1)
+			}
+			return conn, err
 		}),
 		// gRPC's own pace is for networks; this daemon is back within a second.
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -55,6 +62,7 @@ func connect(ctx context.Context, socket string) (*client, error) {
 		runtime: criv1.NewRuntimeServiceClient(conn),
 		image:   criv1.NewImageServiceClient(conn),
 		admin:   api.NewClient(conn),
+		met:     met,
 	}, nil
 }
 

@@ -78,16 +78,14 @@ type logStyle struct{ stamps bool }
 // the first line that has not been printed.
 func (c *cli) follow(ctx context.Context, cl *client, r *api.LogsRequest, style logStyle) error {
 	p := logPrinter{c: c, style: style, midLine: map[string]bool{}}
-	return again(ctx, func() (bool, error) {
-		printed := p.printed
+	return again(ctx, cl, func() error {
 		p.skip = 0
 		if !p.last.IsZero() {
 			resumed := *r
 			resumed.Since, resumed.Tail = p.last, nil
 			r, p.skip = &resumed, p.atLast
 		}
-		err := cl.admin.Logs(ctx, r, p.print)
-		return p.printed > printed, err
+		return cl.admin.Logs(ctx, r, p.print)
 	})
 }
 
@@ -96,10 +94,9 @@ type logPrinter struct {
 	c       *cli
 	style   logStyle
 	midLine map[string]bool // by stream: the last piece was not a whole line
-	printed int
-	last    time.Time // of the last line
-	atLast  int       // lines with that time
-	skip    int       // of them, to pass over after a resumption
+	last    time.Time       // of the last line
+	atLast  int             // lines with that time
+	skip    int             // of them, to pass over after a resumption
 }
 
 func (p *logPrinter) print(l *api.LogLine) error {
@@ -125,7 +122,6 @@ func (p *logPrinter) print(l *api.LogLine) error {
 	if _, err := w.Write(text); err != nil {
 		return err
 	}
-	p.printed++
 	if l.Time.Equal(p.last) {
 		p.atLast++
 	} else {

@@ -138,9 +138,9 @@ func (c *cli) watchStats(ctx context.Context, cl *client, wanted []object, full 
 	screen, live := terminalOf(c.out)
 	for n := 0; ; n++ {
 		var rows []statsRow
-		err := again(ctx, func() (_ bool, err error) {
+		err := again(ctx, cl, func() (err error) {
 			rows, err = cl.stats(ctx, wanted)
-			return false, err
+			return err
 		})
 		if err != nil {
 			return cannot(err, "read what containers use")

@@ -117,7 +117,7 @@ func (n *node) run(name string, config *criv1.ContainerConfig, ports ...*criv1.P
 // eventually fails the test when f is not nil within a generous time.
 func (n *node) eventually(f func() error) {
 	n.t.Helper()
-	if err := lab.Eventually(n.t.Context(), 30*time.Second, f); err != nil {
+	if err := lab.Eventually(n.t.Context(), 2*time.Minute, f); err != nil {
 		n.t.Fatal(err)
 	}
 }

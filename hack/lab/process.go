@@ -24,7 +24,7 @@ var fastRetry = grpc.ConnectParams{
 
 // startLimit is how long anything may take to answer first. Generous: the
 // machine may be building at the same time.
-const startLimit = 60 * time.Second
+const startLimit = 5 * time.Minute
 
 // Process is a child whose end is always waited for.
 type Process struct {

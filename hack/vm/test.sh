@@ -90,6 +90,7 @@ run_e2e() { # lane
 	local test=$PWD/$(binary hack/e2e) run out
 	run=${RUN:-$(tests "$1" run)} out=$(tests "$1" out)
 	export PATH=$PATH:$PWD/hack/.cache/engines/bin
+	modprobe -a loop tun # tests look for their devices
 	cd hack/e2e
 	exec "$test" -test.v -test.timeout 150m ${run:+-test.run "$run"} ${out:+-test.skip "$out"}
 }
