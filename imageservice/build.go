@@ -25,7 +25,7 @@ import (
 	"github.com/berth-runtime/berth/runtime/sys/errkind"
 )
 
-// Words of package build that callers need.
+// BuildEvent and the others are words of package build that callers need.
 type (
 	BuildEvent   = build.Event
 	BuildResult  = build.Result

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -107,10 +108,9 @@ func (s *Service) CommitContainer(ctx context.Context, r CommitRequest) (Image, 
 func (s *Service) committedConfig(base digest.Digest, layers []digest.Digest, r CommitRequest) ([]byte, error) {
 	whole := map[string]json.RawMessage{}
 	raw, err := s.blobs.ReadFile(base, manifest.MaxBytes)
-	switch {
-	case err == nil:
+	if err == nil {
 		err = json.Unmarshal(raw, &whole)
-	default: // the image is gone
+	} else { // the image is gone
 		raw = []byte("{}")
 		whole["os"], whole["architecture"], err = json.RawMessage(`"linux"`), json.RawMessage(`"`+runtime.GOARCH+`"`), nil
 	}
@@ -137,7 +137,7 @@ func (s *Service) committedConfig(base digest.Digest, layers []digest.Digest, r 
 		delete(config, name) // one that was taken away must not come back
 	}
 	maps.Copy(config, fields)
-	history := append(known.History, v1.History{Created: &now, CreatedBy: r.CreatedBy, Author: r.Author, Comment: r.Comment})
+	history := slices.Concat(known.History, []v1.History{{Created: &now, CreatedBy: r.CreatedBy, Author: r.Author, Comment: r.Comment}})
 	for key, value := range map[string]any{
 		"config": config, "created": now, "history": history, "rootfs": v1.RootFS{Type: "layers", DiffIDs: layers},
 	} {

@@ -98,7 +98,7 @@ func (p *packer) dir(name string, above patternmatcher.MatchInfo) error {
 		if err != nil {
 			return fmt.Errorf("cannot tell whether .dockerignore leaves out %s: %w", below, err)
 		}
-		if skip && !(e.IsDir() && p.ignore.Exclusions()) {
+		if skip && (!e.IsDir() || !p.ignore.Exclusions()) {
 			continue
 		}
 		if err := p.entry(below, skip, info); err != nil {

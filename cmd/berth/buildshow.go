@@ -73,7 +73,7 @@ func (s *shownStep) lines(o api.Output) (out []string) {
 	if s.rest == nil {
 		s.rest = map[bool][]byte{}
 	}
-	all := append(s.rest[o.Stderr], o.Data...)
+	all := slices.Concat(s.rest[o.Stderr], o.Data)
 	for {
 		i := bytes.IndexAny(all, "\n\r")
 		if i < 0 && len(all) < maxLine {

@@ -64,7 +64,7 @@ func newFlags(command string, out io.Writer) *flags {
 
 // parse reads args, which are flags only. help tells that only that was asked for.
 func (f *flags) parse(args []string) (help bool, err error) {
-	if err := f.FlagSet.Parse(args); errors.Is(err, flag.ErrHelp) {
+	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return true, nil
 	} else if err != nil {
 		return false, err

@@ -138,7 +138,7 @@ func showConfig(args []string, out io.Writer) error {
 // in their order; without any, those that the daemon would read.
 func checkConfig(args []string, out io.Writer) error {
 	f := newFlags("berthd config check", out)
-	if err := f.FlagSet.Parse(args); errors.Is(err, flag.ErrHelp) {
+	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
 	} else if err != nil {
 		return err

@@ -174,7 +174,7 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 func isArchive(r io.Reader) (bool, error) {
 	b := bufio.NewReaderSize(r, 64<<10)
 	magic, err := b.Peek(6)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return false, err
 	}
 	if string(magic) == "\xfd7zXZ\x00" {

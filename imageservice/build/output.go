@@ -216,10 +216,9 @@ func (o *output) owner(text string) (owner, error) {
 	user, group, hasGroup := strings.Cut(text, ":")
 	var out owner
 	uid, err := strconv.ParseUint(user, 10, 31)
-	switch {
-	case err == nil:
+	if err == nil {
 		out = owner{int(uid), int(uid)}
-	default:
+	} else {
 		fields, err := o.account("etc/passwd", user)
 		if err != nil {
 			return out, err

@@ -52,17 +52,8 @@ const maxLinks = 40
 // it, the last component too. What of it is missing is taken as it stands, and
 // there is no node then.
 func resolve(t tree, p string) (name string, n *node, err error) {
-	return follow(t, p, true)
-}
-
-// resolveParent resolves all of p but its last component.
-func resolveParent(t tree, p string) (name string, n *node, err error) {
-	return follow(t, p, false)
-}
-
-func follow(t tree, p string, last bool) (string, *node, error) {
 	at, links := "", 0
-	n, err := t.lstat("")
+	n, err = t.lstat("")
 	rest := components(p)
 	for err == nil && len(rest) > 0 {
 		c := rest[0]
@@ -77,7 +68,7 @@ func follow(t tree, p string, last bool) (string, *node, error) {
 		}
 		below := path.Join(at, c)
 		n, err = stat(t, below)
-		if err != nil || !n.is(unix.S_IFLNK) || !last && len(rest) == 0 {
+		if err != nil || !n.is(unix.S_IFLNK) {
 			at = below
 			continue
 		}

@@ -274,7 +274,7 @@ func (u *unpacker) copy(w io.Writer, r io.Reader) (written int64, err error) {
 		}
 		written += int64(n)
 	}
-	if err == io.EOF { //nolint:errorlint // a wrapped EOF is a failure, not the end
+	if err == io.EOF {
 		err = nil
 	}
 	return written, err

@@ -226,7 +226,7 @@ func inMountNamespace(fn func() error) error {
 }
 
 // cloneIntoCgroup is how an exec gets into its cgroup on v2.
-func cloneIntoCgroup(_ context.Context, c *Config) []Finding {
+func cloneIntoCgroup(ctx context.Context, c *Config) []Finding {
 	const name = "kernel.clone_into_cgroup"
 	if !c.Host.unified() {
 		return one(good(name, "not needed with cgroup v1"))
@@ -239,7 +239,7 @@ func cloneIntoCgroup(_ context.Context, c *Config) []Finding {
 	group, err := os.Open(dir)
 	if err == nil {
 		defer func() { _ = group.Close() }()
-		cmd := exec.Command("/bin/true")
+		cmd := exec.CommandContext(ctx, "/bin/true")
 		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(group.Fd())}
 		err = cmd.Run()
 		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {

@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/berth-runtime/berth/runtime/pod"
@@ -167,7 +168,7 @@ func (s *Service) run(ctx context.Context, id string, check *Check) (found Healt
 	found.Start = time.Now()
 	res, err := s.cfg.Pods.ExecSync(ctx, pod.ViewAll, id, check.argv(), check.Timeout)
 	found.End, found.ExitCode = time.Now(), res.Code
-	out := append(res.Stdout, res.Stderr...)
+	out := slices.Concat(res.Stdout, res.Stderr)
 	if err != nil {
 		found.ExitCode, out = -1, []byte(err.Error())
 	}

@@ -27,11 +27,15 @@ func main() {
 	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer cancel()
 	var err error
-	switch args := append(os.Args[1:], ""); args[0] {
+	verb, args := "", os.Args[1:]
+	if len(args) > 0 {
+		verb, args = args[0], args[1:]
+	}
+	switch verb {
 	case "start":
-		err = start(ctx, os.Args[2:])
+		err = start(ctx, args)
 	case "stop":
-		err = stop(os.Args[2:])
+		err = stop(args)
 	default:
 		err = errors.New(usage)
 	}

@@ -81,7 +81,7 @@ func loadFile(file string) (list, error) {
 		if err != nil {
 			return list{}, err
 		}
-		l, err := libcni.ConfListFromConf(one)
+		l, err := libcni.ConfListFromConf(one) //nolint:staticcheck // nodes have such files still, and other runtimes read them
 		if err != nil {
 			return list{}, err
 		}

@@ -73,7 +73,7 @@ func newHost(t *testing.T) *host {
 			h.ok(m.bridge.Teardown())
 		}
 		h.ok(h.rest.Teardown())
-		h.Set.Close()
+		h.Close()
 		h.rest.Close()
 	})
 	return h
@@ -83,7 +83,7 @@ func newHost(t *testing.T) *host {
 func (h *host) start() {
 	h.Helper()
 	if h.Set != nil {
-		h.Set.Close()
+		h.Close()
 		h.rest.Close()
 	}
 	ports := &portmap.Ports{}
