@@ -173,6 +173,7 @@ func TestSELinuxLabels(t *testing.T) {
 	n.hasLabel("one that asks for a type, which is another name", typed, regexp.QuoteMeta(label))
 	levelled := n.mustInPod(pod, n.sleeper("levelled", asking(&criv1.SELinuxOption{Level: "s0:c1,c2"})))
 	n.hasLabel("one that asks for a level", levelled, process+"s0:c1,c2")
+	n.may("one that asks for a level", levelled, "cat /etc/hosts /etc/resolv.conf /etc/hostname && echo x >/new && cat /new")
 
 	_, other := n.run("other", n.sleeper("other"))
 	if got := n.hasLabel("a container of another pod", other, process+ownLevel); got == label {
@@ -242,6 +243,10 @@ func TestSELinuxFiles(t *testing.T) {
 	n.may("what the kernel tells", id, "cat /proc/self/status /proc/meminfo /proc/net/dev /proc/sys/kernel/hostname >/dev/null && ls /sys/class /sys/fs/cgroup >/dev/null")
 	n.may("its network", id, "ping -c 1 -w 60 127.0.0.1 && (nc -l -p 7 </dev/null & sleep 1; echo x | nc 127.0.0.1 7)")
 	for _, path := range []string{"/", "/bin/busybox", "/new", "/link", "/fifo", "/etc/hosts", "/etc/resolv.conf", "/etc/hostname", "/dev", "/dev/shm", "/dev/shm/new", "/dev/pts", "/dev/null"} {
+		want := want
+		if strings.HasPrefix(path, "/etc/") {
+			want = file + "s0"
+		}
 		if got := labelOf(t, root+path); got != want && path != "/dev/null" {
 			t.Errorf("%s has the label %s, want %s", path, got, want)
 		}
@@ -396,6 +401,9 @@ func TestSELinuxSharedProcesses(t *testing.T) {
 	label := n.hasLabel("a container", id, process+ownLevel)
 	if out, _ := n.tries(id, "cat /proc/1/attr/current"); strings.TrimRight(out, "\x00\n") != label {
 		t.Errorf("the pod's first process has the label %q, and the container %s", out, label)
+	}
+	if out, _ := n.tries(id, "cat /proc/1/mountinfo"); !strings.Contains(out, `,context="`+file+levelOf(label)+`",`) {
+		t.Errorf("the pod's first process has these mounts:\n%s", out)
 	}
 	if out, _ := n.tries(id, "cat /proc/1/cmdline"); strings.Trim(out, "\x00\n") != "/init" {
 		t.Errorf("the pod's first process is %q", out)

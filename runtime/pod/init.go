@@ -53,7 +53,7 @@ func (t *Table) startInit(ctx context.Context, p *Pod) error {
 	}
 	oci := t.initSpec(p)
 	oci.Linux.Seccomp = seccomp
-	oci.Process.SelinuxLabel, oci.Linux.MountLabel = l.process, l.file.String()
+	l.confineInit(oci)
 	if err := putSpec(dir, oci); err != nil {
 		return err
 	}

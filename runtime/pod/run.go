@@ -247,7 +247,8 @@ func (t *Table) makeFiles(p *Pod) error {
 	if err != nil {
 		return err
 	}
-	if err := l.relabel(t.etcFiles(p)...); err != nil {
+	// A container may ask for another level than its pod, and needs them too.
+	if err := (labels{file: l.shared}).relabel(t.etcFiles(p)...); err != nil {
 		return err
 	}
 	if !hasIPC(&rec.Config) {

@@ -107,6 +107,17 @@ func (l *Labels) copyInit(from, to string) error {
 	return selinux.Set(to, l.policy.ReadOnly.String())
 }
 
+// confineInit gives the pod's init the pod's label. Its /dev becomes a mount with
+// that of its files, like every container's: clients look for a pod's label among
+// the mounts of process 1 (kubernetes' specs of CRI do).
+func (l labels) confineInit(oci *specs.Spec) {
+	if l.file == (selinux.Label{}) {
+		return
+	}
+	oci.Process.SelinuxLabel, oci.Linux.MountLabel = l.process, l.file.String()
+	oci.Mounts = append(oci.Mounts, specs.Mount{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "mode=755", "size=64k"}})
+}
+
 // initPath is the program of pods' inits.
 func (t *Table) initPath() string {
 	if t.cfg.SELinux == nil {
