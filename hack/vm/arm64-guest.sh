@@ -101,7 +101,8 @@ in_web() { berth exec web "$@"; }
 served() { says 'served on arm64' wget -q -O - http://127.0.0.1:8080/; }
 # A program of the container's own, which is of this architecture's instructions.
 restricted() { tells 'Operation not permitted' in_web unshare -U true; }
-shims() { programs | sed -n 's/ berth-shim .*//p'; } # by argv: it runs from a memfd
+# By argv, since it runs from a memfd; what looks for it begins otherwise.
+shims() { programs | sed -n 's/^\([0-9]*\) berth-shim .*/\1/p'; }
 kill_shim() { kill -9 $(shims); }
 
 # What the kernel has that berth might leave.
@@ -110,7 +111,8 @@ left() {
 	ls /sys/class/net
 	find /sys/fs/cgroup -type d
 	ls -d /run/netns/* 2>/dev/null
-	programs | grep -e ' berth' -e /berth
+	programs >/tmp/programs # first, as grep is a program that names them
+	grep -e ' berth' -e /berth /tmp/programs
 }
 
 pod() { # a pod that shares a PID namespace: its process 1 is berth-init
