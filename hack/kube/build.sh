@@ -1,8 +1,8 @@
 #!/bin/bash
 # Builds the programs of a Kubernetes node to hack/.cache/kube: kubelet first,
-# then what a cluster of one node needs. Pinned by hack/tools/kube; what is there
-# already for this pin is left alone. Cold it takes about 14 minutes of CPU time.
-# etcd is Debian's, unpacked there and not installed, so that no service starts.
+# then what a cluster of one node needs, and kubeadm. Pinned by hack/tools/kube;
+# what is there already for this pin is left alone. Cold it takes about 14 minutes
+# of CPU time.
 #
 # usage: hack/kube/build.sh [PROGRAM...]     (default: all)
 set -euo pipefail
@@ -20,26 +20,15 @@ ldflags="-s -w -X $pkg.gitVersion=$version -X $pkg.gitMajor=1 -X $pkg.gitMinor=$
 stamp=$(cat go.mod go.sum | sha256sum | cut -c1-16)-$(go env GOVERSION)
 mkdir -p "$out"
 programs=("$@")
-[ ${#programs[@]} -gt 0 ] || programs=(kubelet kube-apiserver kube-scheduler kube-controller-manager kubectl agnhost etcd)
+[ ${#programs[@]} -gt 0 ] || programs=(kubelet kube-apiserver kube-scheduler kube-controller-manager kubectl kubeadm agnhost etcd)
 for program in "${programs[@]}"; do
-	if [ "$program" = etcd ]; then
-		[ ! -x "$out/etcd" ] || continue
-		work=$(mktemp -d)
-		trap 'rm -rf "$work"' EXIT
-		fetch() { (cd "$work" && apt-get -q -o APT::Sandbox::User=root download etcd-server); }
-		fetch >"$work/log" 2>&1 || { apt-get -q update && fetch; } >>"$work/log" 2>&1 || {
-			tail -n 20 "$work/log" >&2
-			echo "cannot fetch Debian's etcd-server: see apt's words above" >&2
-			exit 1
-		}
-		dpkg-deb -x "$work"/etcd-server_*.deb "$work/tree"
-		install -m 0755 "$work/tree/usr/bin/etcd" "$out/etcd"
-		continue
-	fi
 	[ "$(cat "$out/$program.of" 2>/dev/null || true)" != "$stamp" ] || [ ! -x "$out/$program" ] || continue
-	package=k8s.io/kubernetes/cmd/$program
-	[ "$program" != agnhost ] || package=k8s.io/kubernetes/test/images/agnhost
-	echo "kube: building $program $version"
+	case $program in
+	agnhost) package=k8s.io/kubernetes/test/images/agnhost ;;
+	etcd) package=go.etcd.io/etcd/server/v3 ;;
+	*) package=k8s.io/kubernetes/cmd/$program ;;
+	esac
+	echo "kube: building $program"
 	rm -f "$out/$program.of"
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "$ldflags" -o "$out/$program" "$package"
 	echo "$stamp" >"$out/$program.of"
