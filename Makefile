@@ -195,8 +195,12 @@ vm-smoke: bin $(CACHE)/crictl cni ## the essential part of it, in one guest with
 	@hack/vm/test.sh --smoke
 
 .PHONY: test-package
-test-package: ## the Debian package where systemd is process 1, and containerd's place taken and given back, in a guest (root)
+test-package: ## the Debian package where systemd is process 1, in a guest (root)
 	@hack/vm/package.sh
+
+.PHONY: test-node
+test-node: kube-programs $(CACHE)/crictl ## kubeadm's node on berth with systemd; containerd's place taken and given back, in guests (root)
+	@hack/vm/node.sh
 
 .PHONY: test-checkpoint
 test-checkpoint: bin $(CACHE)/crictl ## checkpoints by the real CRIU, in a guest (root)
@@ -228,7 +232,7 @@ kubelet-smoke: kube-programs ## a handful of these tests
 	$(KUBE_TEST) -short -run '^Test(Standalone|DeletedMeanwhile|Readiness|Exec|PortForward|Logs|GracefulDeletion)$$' ./hack/kube/...
 
 .PHONY: test-all
-test-all: test crash critest kubelet soak example test-vm test-package test-checkpoint test-selinux ## everything there is (root)
+test-all: test crash critest kubelet soak example test-vm test-package test-node test-checkpoint test-selinux ## everything there is (root)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each (10s)

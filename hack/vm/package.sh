@@ -1,47 +1,23 @@
 #!/bin/bash
 # Tries the Debian package where systemd is process 1: install, restart and hang
 # of the daemon, upgrade with a container that runs, remove, purge; and looks at
-# what each leaves. Then berth takes the place of Debian's containerd, and gives
-# it back (deploy/replacing-containerd.md).
+# what each leaves.
 #
 # usage: hack/vm/package.sh     (make test-package)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PATH=$PATH:/usr/local/go/bin
 
-# What is tried and looked at; in the guest.
-holds() { # words, command...
-	local what=$1
-	shift
-	if ! "$@" >/tmp/said 2>&1; then
-		printf 'FAILED  %s: %s\n' "$what" "$*"
-		cat /tmp/said
-		journalctl -u berthd -n 40 --no-pager 2>/dev/null || true
-		exit 1
-	fi
-	printf 'ok      %s\n' "$what"
-}
-soon() { # command...; within some minutes, since all takes its time here
-	local _
-	for _ in $(seq 500); do
-		if "$@"; then return 0; fi
-		sleep 0.5
-	done
-	return 1
-}
-value() { systemctl show -P "$1" berthd.service; }
+. hack/vm/holds.sh
 restarted() { [ "$(value NRestarts)" != 0 ] && [ "$(value ActiveState)" = active ]; }
 barked() { journalctl -q -u berthd -g 'Watchdog timeout'; }
 alive() { [ -d "/proc/$container" ]; }
 gone() { ! alive; }
-shims() { pgrep -f '^berth-shim'; } # by argv: it runs from a memfd
 own_unit() { grep -q "berth-shim-node-$shim.scope" "/proc/$shim/cgroup"; }
 same_shim() { shims | grep -qx "$shim"; }
 version() { berth version | grep -q "^Daemon:.*$1" && berthd version | grep -qx "$1"; }
 mounts() { cut -d ' ' -f 2,3 /proc/mounts | sort; }
 tables() { nft list tables | sort; }
-empty() { [ -z "$(ls -A "$@" 2>/dev/null)" ]; }
-absent() { [ ! -e "$1" ]; }
 nothing_left() {
 	local left
 	left=$(
@@ -57,11 +33,6 @@ nothing_left() {
 }
 
 inside() {
-	package
-	replacing
-}
-
-package() {
 	# Overlays cannot be written to the guest's root, which is one.
 	mkdir -p /var/lib/berth
 	mount -t tmpfs berth /var/lib/berth
@@ -114,36 +85,6 @@ package() {
 	holds 'nor of its configuration' absent /etc/berth
 }
 
-# Both ways on one node; the kubelet is not part of it.
-replacing() {
-	ctr() { command ctr --namespace k8s.io "$@"; }
-	take_back() { berth save docker.io/library/more:1 | ctr images import -; }
-	mkdir -p /var/lib/containerd
-	mount -t tmpfs containerd /var/lib/containerd
-	holds 'a node with containerd' dpkg -i /share/runc.deb /share/containerd.deb
-	holds 'it answers' soon ctr version
-	holds 'it has an image' ctr images import /tmp/box.tar
-	mounts >/tmp/mounts
-	tables >/tmp/tables
-
-	holds 'install berth beside it' dpkg -i /share/new.deb
-	holds 'bring images over' berth import --from containerd
-	holds 'end containerd' systemctl disable --now containerd.service
-	holds 'a container of the image' berth run --name once --pull never docker.io/library/box:latest true
-	holds 'an image that only berth has' berth tag docker.io/library/box:latest docker.io/library/more:1
-	holds 'one that stays' berth run -d --name web --pull never docker.io/library/box:latest sleep 100000
-
-	holds 'start containerd again' systemctl enable --now containerd.service
-	holds 'it answers' soon ctr version
-	holds 'take an image back' take_back
-	holds 'purge berth' dpkg -P berth
-	holds 'nothing of it is in the kernel' nothing_left
-	holds 'nothing of it is on the disk' empty /var/lib/berth
-	holds 'nor of its configuration' absent /etc/berth
-	holds 'containerd has its image' ctr run --rm docker.io/library/box:latest once true
-	holds 'and the other' ctr run --rm docker.io/library/more:1 more true
-}
-
 # archive makes /tmp/box.tar, an image of busybox in docker's form.
 archive() {
 	local work=/tmp/box layer
@@ -166,11 +107,6 @@ fi
 hack/setup.sh --quiet
 share=$(mktemp -d /tmp/berth-package.XXXXXX)
 trap 'rm -rf "$share"' EXIT
-(
-	cd "$share"
-	apt-get -q -o APT::Sandbox::User=root download containerd runc >/dev/null
-	for name in containerd runc; do mv ${name}_*.deb $name.deb; done
-)
 for name in new:0.1.1 old:0.1.0; do # bin ends with the version that it has else
 	make --no-print-directory package VERSION=${name#*:} >/dev/null
 	cp "hack/.cache/berth_${name#*:}_amd64.deb" "$share/${name%:*}.deb"

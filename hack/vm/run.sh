@@ -11,15 +11,17 @@
 # means that the guest gave none. A boot that dies is tried again.
 #
 # usage: hack/vm/run.sh [--systemd | --image FILE] [--append ARGUMENTS] [--memory MIB] [--cpus N]
-#                       [--timeout SECONDS] [--share DIRECTORY] COMMAND
+#                       [--timeout SECONDS] [--share DIRECTORY] [--net FORWARD] COMMAND
 #
 #   --append   more arguments for the kernel, "security=selinux" for one
+#   --net      a network card: 10.0.2.2 is the machine's 127.0.0.1 there, and what
+#              comes to FORWARD here goes to the guest ("tcp:127.0.0.1:80-10.0.2.15:80")
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source=$PWD
 cache=$source/hack/.cache/vm
 
-systemd='' image='' append='' memory=4096 cpus=1 timeout=1800 share=
+systemd='' image='' append='' memory=4096 cpus=1 timeout=1800 share= net=
 while [ $# -gt 1 ]; do
 	case $1 in
 	--systemd) systemd=1 ;;
@@ -29,6 +31,7 @@ while [ $# -gt 1 ]; do
 	--cpus) cpus=$2; shift ;;
 	--timeout) timeout=$2; shift ;;
 	--share) share=$(realpath "$2"); shift ;;
+	--net) net=$2; shift ;;
 	*) break ;;
 	esac
 	shift
@@ -39,7 +42,7 @@ done
 if [ -z "${VM_UNSHARED:-}" ]; then
 	hack/vm/prepare.sh ${systemd:+systemd}
 	VM_UNSHARED=1 exec unshare --mount --propagation private hack/vm/run.sh ${systemd:+--systemd} ${image:+--image "$image"} --append "$append" --memory "$memory" \
-		--cpus "$cpus" --timeout "$timeout" ${share:+--share "$share"} "$1"
+		--cpus "$cpus" --timeout "$timeout" ${share:+--share "$share"} ${net:+--net "$net"} "$1"
 fi
 
 run=$(mktemp -d /tmp/berth-vm.XXXXXX)
@@ -83,6 +86,7 @@ boot() {
 	serve root "$run/root" always
 	serve source "$run/source" always
 	serve share "$share" none
+	[ -z "$net" ] || devices+=(-netdev "user,id=net,hostfwd=$net" -device virtio-net-pci,netdev=net,romfile=)
 	local root="root=root rootfstype=virtiofs ro"
 	if [ -n "$image" ]; then
 		# What the guest writes goes with the emulator.
