@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"slices"
@@ -36,7 +37,7 @@ func completionVerb(c *cli) *cobra.Command {
 	return c.group(cmd)
 }
 
-// completionPatience is how long a person at a prompt waits for names.
+// completionPatience is patience, where nothing else is said.
 const completionPatience = 500 * time.Millisecond
 
 // complete gives every verb below cmd the completion of its arguments. What
@@ -55,7 +56,7 @@ func (c *cli) complete(cmd *cobra.Command) {
 		if files {
 			return nil, cobra.ShellCompDirectiveDefault
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), completionPatience)
+		ctx, cancel := context.WithTimeout(cmd.Context(), cmp.Or(c.patience, completionPatience))
 		defer cancel()
 		// A prompt is no place for a complaint: without a daemon there are no names.
 		names, _ := c.names(ctx, kinds)

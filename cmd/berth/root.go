@@ -29,6 +29,9 @@ type cli struct {
 	now      func() time.Time
 
 	dockerConfig string // file with credentials; may be absent
+
+	// patience is how long a person at a prompt waits for names; 0 means half a second.
+	patience time.Duration
 }
 
 // run is the command with its arguments; it returns the exit code.
