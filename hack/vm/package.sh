@@ -26,7 +26,9 @@ nothing_left() {
 		pgrep -a -f '^(/usr/bin/)?berth'
 		ip -o link show | grep -e berth0 -e veth
 		find /sys/fs/cgroup -type d -name '*berth*'
-		systemctl list-units --all --plain --no-legend '*berth*' | grep -v '^var-lib-berth.mount'
+		# The clone's own mount may have such a name too.
+		systemctl list-units --all --plain --no-legend '*berth*' | cut -d ' ' -f 1 |
+			grep -vxF -e var-lib-berth.mount -e "$(systemd-escape --path --suffix=mount "$PWD")"
 		ls -d /run/berth /usr/bin/berth* /usr/lib/systemd/system/berth* 2>/dev/null
 	) || true
 	[ -z "$left" ] || { echo "$left"; return 1; }
