@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"io"
 	"slices"
@@ -37,7 +36,7 @@ func completionVerb(c *cli) *cobra.Command {
 	return c.group(cmd)
 }
 
-// completionPatience is patience, where nothing else is said.
+// completionPatience is how long a person at a prompt waits for names.
 const completionPatience = 500 * time.Millisecond
 
 // complete gives every verb below cmd the completion of its arguments. What
@@ -56,7 +55,7 @@ func (c *cli) complete(cmd *cobra.Command) {
 		if files {
 			return nil, cobra.ShellCompDirectiveDefault
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), cmp.Or(c.patience, completionPatience))
+		ctx, cancel := context.WithTimeout(cmd.Context(), c.atPrompt)
 		defer cancel()
 		// A prompt is no place for a complaint: without a daemon there are no names.
 		names, _ := c.names(ctx, kinds)

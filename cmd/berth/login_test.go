@@ -16,7 +16,7 @@ import (
 // at runs berth with docker's file at config.
 func (n *node) at(config, stdin string, args ...string) (code int, out, errs string) {
 	var o, e bytes.Buffer
-	c := &cli{in: strings.NewReader(stdin), out: &o, err: &e, now: time.Now, dockerConfig: config, patience: time.Minute}
+	c := &cli{in: strings.NewReader(stdin), out: &o, err: &e, now: time.Now, dockerConfig: config, atPrompt: time.Minute}
 	root := newRoot(c)
 	root.SetArgs(append([]string{"--socket", n.socket}, args...))
 	code = report(&e, root.Execute())

@@ -28,15 +28,13 @@ type cli struct {
 	form     form   // what the two mean
 	now      func() time.Time
 
-	dockerConfig string // file with credentials; may be absent
-
-	// patience is how long a person at a prompt waits for names; 0 means half a second.
-	patience time.Duration
+	dockerConfig string        // file with credentials; may be absent
+	atPrompt     time.Duration // how long a person at a prompt waits for names
 }
 
 // run is the command with its arguments; it returns the exit code.
 func run(args []string, in io.Reader, out, err io.Writer) int {
-	c := &cli{in: in, out: out, err: err, now: time.Now, dockerConfig: dockerConfigFile()}
+	c := &cli{in: in, out: out, err: err, now: time.Now, dockerConfig: dockerConfigFile(), atPrompt: completionPatience}
 	root := newRoot(c)
 	root.SetArgs(args)
 	return report(err, root.ExecuteContext(context.Background()))

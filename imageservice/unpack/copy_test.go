@@ -1,6 +1,7 @@
 package unpack
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -34,7 +35,7 @@ func TestCopyWritesFullPieces(t *testing.T) {
 		"broken":             {io.MultiReader(bytes.NewReader(content[:1500]), iotest.ErrReader(broken)), sizes{1000, 500}, broken},
 		"cut":                {io.MultiReader(bytes.NewReader(content[:1000]), iotest.ErrReader(io.ErrUnexpectedEOF)), sizes{1000}, io.ErrUnexpectedEOF},
 	} {
-		u, total := &unpacker{buf: make([]byte, 1000)}, int64(0)
+		u, total := &unpacker{pieces: bufio.NewWriterSize(nil, 1000)}, int64(0)
 		for _, n := range c.want {
 			total += int64(n)
 		}

@@ -22,6 +22,7 @@ package unpack
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"errors"
 	"hash/crc32"
@@ -99,7 +100,7 @@ func Layer(ctx context.Context, r io.Reader, dir string, limits Limits, journal 
 		limits:  limits,
 		pending: map[string]string{},
 		sums:    map[uint64]uint32{},
-		buf:     make([]byte, pieceSize),
+		pieces:  bufio.NewWriterSize(nil, pieceSize),
 	}
 	tr := tar.NewReader(src)
 	for n := 1; ; n++ {
@@ -121,7 +122,7 @@ func Layer(ctx context.Context, r io.Reader, dir string, limits Limits, journal 
 		}
 	}
 	// What follows the end of the archive is part of its digest.
-	if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, src, u.buf); err != nil {
+	if _, err := io.Copy(io.Discard, src); err != nil {
 		return Result{}, err
 	}
 	if err := t.leave(); err != nil {
@@ -141,7 +142,7 @@ type unpacker struct {
 	links   []Link
 	pending map[string]string // targets of links by their names
 	sums    map[uint64]uint32
-	buf     []byte
+	pieces  *bufio.Writer // of copy
 }
 
 // place is where an entry goes. Handle and path of the directory are real,
@@ -258,26 +259,13 @@ func (u *unpacker) whole(f *os.File, ino uint64, r io.Reader) (onDisk uint64, er
 }
 
 // copy brings r to w in pieces that are full but for the last.
-func (u *unpacker) copy(w io.Writer, r io.Reader) (written int64, err error) {
-	for err == nil {
-		n := 0
-		for n < len(u.buf) && err == nil {
-			var k int
-			k, err = r.Read(u.buf[n:])
-			n += k
-		}
-		if n == 0 {
-			break
-		}
-		if _, err := w.Write(u.buf[:n]); err != nil {
-			return written, err
-		}
-		written += int64(n)
+func (u *unpacker) copy(w io.Writer, r io.Reader) (int64, error) {
+	u.pieces.Reset(w)
+	n, err := u.pieces.ReadFrom(r)
+	if flushErr := u.pieces.Flush(); err == nil {
+		err = flushErr
 	}
-	if err == io.EOF {
-		err = nil
-	}
-	return written, err
+	return n, err
 }
 
 // holed writes the content of a sparse file of size bytes.

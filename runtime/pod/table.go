@@ -181,11 +181,6 @@ func New(cfg Config) (*Table, error) {
 	if err := os.MkdirAll(cfg.NetnsDir, 0o755); err != nil {
 		return nil, err
 	}
-	if l := cfg.SELinux; l != nil {
-		if err := l.copyInit(cfg.InitPath, filepath.Join(cfg.Root, "berth-init")); err != nil {
-			return nil, err
-		}
-	}
 	caps, err := boundingSet()
 	if err != nil {
 		return nil, err
@@ -194,6 +189,11 @@ func New(cfg Config) (*Table, error) {
 		cfg: cfg, podRows: podRows, containerRows: containerRows, hostCaps: caps,
 		sampler: stats.NewSampler(),
 		pods:    map[string]*Pod{}, byKey: map[podKey]*Pod{}, containers: map[string]*container{},
+	}
+	if l := cfg.SELinux; l != nil {
+		if err := l.copyInit(cfg.InitPath, t.initPath()); err != nil {
+			return nil, err
+		}
 	}
 	t.backgroundCtx, t.backgroundDone = context.WithCancel(context.Background())
 	t.shims = newShims(t, cfg.Shim)
