@@ -328,11 +328,8 @@ left_of_berth() {
 		# This script's own are the clone and the directory that is a tmpfs.
 		cut -d ' ' -f 2 /proc/mounts | grep berth | grep -vx -e "$VM_SOURCE" -e /var/lib/berth
 		nft list tables | grep -i berth
-		pgrep -a -f '^(/usr/bin/)?berth'
-		ip -o link show | grep berth
-		find /sys/fs/cgroup -type d -name '*berth*'
-		systemctl list-units --all --plain --no-legend '*berth*' | grep -v '^[^ ]*\.mount '
-		ls -d /run/berth /etc/berth /usr/bin/berth* /usr/lib/systemd/system/berth* /etc/systemd/system/kubelet.service.d/10-berth.conf 2>/dev/null
+		traces
+		ls -d /etc/berth /etc/systemd/system/kubelet.service.d/10-berth.conf 2>/dev/null
 		ls -A /var/lib/berth
 		grep -rl berth /etc/crictl.yaml /var/lib/kubelet/*.yaml /var/lib/kubelet/*.env /etc/default/kubelet 2>/dev/null
 		# One pod of containerd's has a network: what is more is another's.
@@ -380,28 +377,23 @@ fi
 
 # ---- on the machine -----------------------------------------------------------------
 
-# archive makes an image of files, in docker's form: below images/NAME are its root.
-archive() { # file's name, reference, entrypoint as JSON
-	local work=$share/work layer
-	tar -C "$work/root" --owner 0 --group 0 -cf "$work/layer.tar" .
-	layer=$(sha256sum <"$work/layer.tar" | cut -d' ' -f1)
-	printf '{"architecture":"amd64","os":"linux","config":{"Env":["PATH=/usr/local/bin:/bin"],"Entrypoint":%s},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' "$3" "$layer" >"$work/config.json"
-	printf '[{"Config":"config.json","RepoTags":["%s"],"Layers":["layer.tar"]}]' "$2" >"$work/manifest.json"
-	tar -C "$work" -cf "$share/images/$1.tar" manifest.json config.json layer.tar
-	rm -rf "$work"
+# image makes an image of what root has put together.
+image() { # file's name, reference, entrypoint as JSON
+	archive "$share/root" "$share/images/$1.tar" "$2" "$3"
+	rm -r "$share/root"
 }
 root() { # program...; what the image holds below /usr/local/bin
-	mkdir -p "$share/work/root/usr/local/bin"
-	cp "$@" "$share/work/root/usr/local/bin/"
+	mkdir -p "$share/root/usr/local/bin"
+	cp "$@" "$share/root/usr/local/bin/"
 }
 images() {
 	mkdir "$share/images"
 	root bin/berth-init
-	archive pause registry.k8s.io/pause:3.10.2 '["/usr/local/bin/berth-init"]'
+	image pause registry.k8s.io/pause:3.10.2 '["/usr/local/bin/berth-init"]'
 	root "$programs/agnhost"
-	mkdir "$share/work/root/bin"
-	cp "$(command -v busybox)" "$share/work/root/bin/sh"
-	archive web test.example/web:1 '["/usr/local/bin/agnhost"]'
+	mkdir "$share/root/bin"
+	cp "$(command -v busybox)" "$share/root/bin/sh"
+	image web test.example/web:1 '["/usr/local/bin/agnhost"]'
 }
 
 # cluster starts etcd and the control plane, as kubeadm's static pods would.

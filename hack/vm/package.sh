@@ -23,13 +23,8 @@ nothing_left() {
 	left=$(
 		mounts | diff /tmp/mounts - | sed -n 's/^> /mount /p'
 		tables | diff /tmp/tables - | sed -n 's/^> //p'
-		pgrep -a -f '^(/usr/bin/)?berth'
-		ip -o link show | grep -e berth0 -e veth
-		find /sys/fs/cgroup -type d -name '*berth*'
-		# The clone's own mount may have such a name too.
-		systemctl list-units --all --plain --no-legend '*berth*' | cut -d ' ' -f 1 |
-			grep -vxF -e var-lib-berth.mount -e "$(systemd-escape --path --suffix=mount "$PWD")"
-		ls -d /run/berth /usr/bin/berth* /usr/lib/systemd/system/berth* 2>/dev/null
+		ip -o link show | grep veth
+		traces
 	) || true
 	[ -z "$left" ] || { echo "$left"; return 1; }
 }
@@ -38,7 +33,7 @@ inside() {
 	# Overlays cannot be written to the guest's root, which is one.
 	mkdir -p /var/lib/berth
 	mount -t tmpfs berth /var/lib/berth
-	archive
+	box
 	mounts >/tmp/mounts
 	tables >/tmp/tables
 
@@ -87,17 +82,12 @@ inside() {
 	holds 'nor of its configuration' absent /etc/berth
 }
 
-# archive makes /tmp/box.tar, an image of busybox in docker's form.
-archive() {
-	local work=/tmp/box layer
-	mkdir -p $work/root/bin
-	cp "$(command -v busybox)" $work/root/bin/
-	for applet in sh sleep true; do ln -s busybox "$work/root/bin/$applet"; done
-	tar -C $work/root -cf $work/layer.tar .
-	layer=$(sha256sum <$work/layer.tar | cut -d' ' -f1)
-	printf '{"architecture":"amd64","os":"linux","config":{"Env":["PATH=/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' "$layer" >$work/config.json
-	printf '[{"Config":"config.json","RepoTags":["box:latest"],"Layers":["layer.tar"]}]' >$work/manifest.json
-	tar -C $work -cf /tmp/box.tar manifest.json config.json layer.tar
+# box makes /tmp/box.tar, an image of busybox.
+box() {
+	mkdir -p /tmp/box/bin
+	cp "$(command -v busybox)" /tmp/box/bin/
+	for applet in sh sleep true; do ln -s busybox "/tmp/box/bin/$applet"; done
+	archive /tmp/box /tmp/box.tar box:latest null
 }
 
 if [ "${1:-}" = inside ]; then
