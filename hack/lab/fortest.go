@@ -37,6 +37,9 @@ func (l *Lab) EndWith(t testing.TB) {
 		}
 		if t.Failed() {
 			t.Logf("berthd's log:\n%s", l.DaemonLog())
+			if log := l.ShimLog(); log != "" {
+				t.Logf("the shims' log:\n%s", log)
+			}
 		}
 		if err := l.Close(ctx); err != nil {
 			t.Errorf("the end of the node %s: %v", l.Name, err)

@@ -377,6 +377,12 @@ func (l *Lab) DaemonLog() string {
 	return string(data)
 }
 
+// ShimLog is all that the shims wrote so far, of what failed in them.
+func (l *Lab) ShimLog() string {
+	data, _ := os.ReadFile(filepath.Join(l.State, "shim.log"))
+	return string(data)
+}
+
 // Berth runs the command line against this lab and returns its stdout.
 func (l *Lab) Berth(ctx context.Context, args ...string) (string, error) {
 	return l.run(ctx, filepath.Join(l.Bin, "berth"), append([]string{"--socket", l.Socket}, args...))

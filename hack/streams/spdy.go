@@ -3,6 +3,7 @@ package streams
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -124,6 +125,16 @@ type speech struct {
 	word func() (string, error) // the last one
 }
 
+// hear waits for what is to come, and tells the last word if it cannot come.
+func (c speech) hear(enough func(text string, over bool) bool) error {
+	err := c.out.await(enough)
+	if errors.Is(err, errShort) {
+		word, werr := c.word()
+		return fmt.Errorf("%w, and the last word is %q", errors.Join(err, werr), word)
+	}
+	return err
+}
+
 // talk speaks to what the session leads to.
 func talk(k kind, v visit, c speech) error {
 	switch v.stage {
@@ -145,7 +156,7 @@ func talk(k kind, v visit, c speech) error {
 	if err := c.send(line + "\n"); err != nil {
 		return err
 	}
-	if err := c.out.await(func(text string, _ bool) bool { return strings.Contains(text, line) }); err != nil {
+	if err := c.hear(func(text string, _ bool) bool { return strings.Contains(text, line) }); err != nil {
 		return err
 	}
 	if k == attach {
@@ -174,7 +185,7 @@ func chatter(k kind, c speech) error {
 		return err
 	}
 	if k == exec {
-		return c.out.await(func(text string, _ bool) bool { return text != "" })
+		return c.hear(func(text string, _ bool) bool { return text != "" })
 	}
 	return nil
 }
