@@ -55,9 +55,13 @@ type answer struct {
 }
 
 const (
-	// startDeadline bounds the start of an exec in a forker. It is far above
-	// what an overloaded machine needs.
-	startDeadline = 10 * time.Second
+	// lookEvery is how often it is looked what holds up an exec's start.
+	lookEvery = 5 * time.Second
+	// startDeadline bounds the start of an exec that the container itself stops.
+	startDeadline = 2 * lookEvery
+	// startLimit bounds it where nothing tells so. A node without CPU time to
+	// spare may need long, but forkers must not gather for ever.
+	startLimit = 2 * time.Minute
 	// stallGrace is for a stalled forker whose children were killed: it then
 	// reaps them and answers.
 	stallGrace = 2 * time.Second
@@ -189,31 +193,65 @@ func (f *forker) end() {
 // awaitStart waits for f to have started its process, whose pidfd is the first
 // of the files. On failure f is back or ended.
 func (fs *forkers) awaitStart(f *forker, c *container) (answer, error) {
-	deadline := time.NewTimer(startDeadline)
-	defer deadline.Stop()
-	select {
-	case a, alive := <-f.answers:
-		switch {
-		case !alive:
-			return answer{}, errkind.New(errkind.Unavailable, "the process that was to fork it has ended")
-		case a.Error != nil:
-			fs.giveBack(f)
-			return answer{}, a.Error.Err()
-		case a.Started == nil || len(a.files) == 0:
-			f.end()
-			shimrpc.CloseAll(a.files)
-			return answer{}, errkind.New(errkind.Unavailable, "the process that was to fork it gave an answer of another kind")
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	var before uint64
+	for waited := lookEvery; ; waited += lookEvery {
+		select {
+		case a, alive := <-f.answers:
+			return fs.answered(f, a, alive)
+		case <-look.C:
 		}
-		return a, nil
-	case <-deadline.C:
+		held := c.heldBack()
+		if err := c.stalled(waited, held > before); err != nil {
+			fs.log.Printf("an exec in container %s has not started in %s, and its processes are killed: %v", c.ID, waited, err)
+			go f.unstick()
+			return answer{}, err
+		}
+		before = held
 	}
-	frozen := c.frozen()
-	fs.log.Printf("an exec in container %s has not started in %s (frozen: %t): its processes are killed", c.ID, startDeadline, frozen)
-	go f.unstick()
-	if frozen {
-		return answer{}, errkind.New(errkind.FailedPrecondition, "it is frozen")
+}
+
+// answered is a forker's first answer, or its end.
+func (fs *forkers) answered(f *forker, a answer, alive bool) (answer, error) {
+	switch {
+	case !alive:
+		return answer{}, errkind.New(errkind.Unavailable, "the process that was to fork it has ended")
+	case a.Error != nil:
+		fs.giveBack(f)
+		return answer{}, a.Error.Err()
+	case a.Started == nil || len(a.files) == 0:
+		f.end()
+		shimrpc.CloseAll(a.files)
+		return answer{}, errkind.New(errkind.Unavailable, "the process that was to fork it gave an answer of another kind")
 	}
-	return answer{}, errkind.New(errkind.DeadlineExceeded, "the process has not started in %s: the container may be starved of CPU or memory", startDeadline)
+	return a, nil
+}
+
+// stalled tells why an exec that has not started in that time is given up, if
+// it is. The container has been held back if its limits made it wait of late.
+func (c *container) stalled(waited time.Duration, heldBack bool) error {
+	switch {
+	case waited < startDeadline:
+		return nil
+	case c.frozen():
+		return errkind.New(errkind.FailedPrecondition, "it is frozen")
+	case heldBack:
+		return errkind.New(errkind.DeadlineExceeded, "the process has not started in %s: the container is starved of CPU or memory by its limits", waited)
+	case waited >= startLimit:
+		return errkind.New(errkind.DeadlineExceeded, "the process has not started in %s, though no limit holds the container back", waited)
+	}
+	return nil
+}
+
+// heldBack counts how often limits have made the container wait: see frozen for
+// the groups.
+func (c *container) heldBack() uint64 {
+	n := cgroup.HeldBack(c.cgroup)
+	if group, err := cgroup.Of(c.current().init.Pid); err == nil {
+		n = max(n, cgroup.HeldBack(group))
+	}
+	return n
 }
 
 // frozen tells whether an exec could not run. libcontainer puts it into the

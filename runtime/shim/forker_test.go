@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-runtime/berth/runtime/shimrpc"
 	"github.com/berth-runtime/berth/runtime/sys/cgroup"
@@ -101,6 +102,34 @@ func TestExecStarved(t *testing.T) {
 	l.eventually("only its loops are left in the container", func() bool { return l.processes("hungry") == 2 })
 	if out, e, err := l.execOut("hungry", "echo", "again"); err != nil || e.Code != 0 || out != "again\n" {
 		t.Errorf("exec with CPU time again: %q, %+v, %v", out, e, err)
+	}
+}
+
+// TestExecSlow is of an exec that takes long to start and whose container is
+// held back by nothing, as on a node that has no CPU time to spare: it starts.
+func TestExecSlow(t *testing.T) {
+	l := newLabOn(t, true)
+	l.run(l.bundle("c", nil, "sleep", "1000"))
+	run := func(word string) {
+		if out, e, err := l.execOut("c", "echo", word); err != nil || e.Code != 0 || out != word+"\n" {
+			t.Errorf("exec: %q, %+v, %v", out, e, err)
+		}
+	}
+	run("first")
+	f := l.forkers()
+	if len(f) != 1 {
+		t.Fatalf("forkers after an exec: %v", f)
+	}
+	if err := unix.Kill(f[0], unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	goOn := func() { _ = unix.Kill(f[0], unix.SIGCONT) }
+	t.Cleanup(goOn)
+	// Longer than a container may take that stops it.
+	defer time.AfterFunc(13*time.Second, goOn).Stop()
+	run("late")
+	if again := l.forkers(); len(again) != 1 || again[0] != f[0] {
+		t.Errorf("the exec was forked by %v, not by %v", again, f)
 	}
 }
 

@@ -171,6 +171,43 @@ func TestOOMKills(t *testing.T) {
 	}
 }
 
+func TestHeldBack(t *testing.T) {
+	for name, h := range hosts(t) {
+		t.Run(name, func(t *testing.T) {
+			if !h.controls("cpu") {
+				t.Skip("this hierarchy has no cpu controller: make test-vm has")
+			}
+			path := fresh(t, h)
+			if err := h.create(path + "/below"); err != nil {
+				t.Fatal(err)
+			}
+			dir, limit, little := filepath.Join(h.root, path), "cpu.max", "1000 100000"
+			if !h.unified() {
+				dir, limit, little = filepath.Join(h.root, "cpu", path), "cpu.cfs_quota_us", "1000"
+			}
+			cmd := exec.Command("sh", "-c", fmt.Sprintf("echo $$ > %s/below/cgroup.procs; while :; do :; done", dir))
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+			if n := h.heldBack(path + "/below"); n != 0 {
+				t.Errorf("without a limit: %d", n)
+			}
+			if err := writeFile(filepath.Join(dir, limit), little); err != nil {
+				t.Fatal(err)
+			}
+			for end := time.Now().Add(time.Minute); h.heldBack(path+"/below") == 0; time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatal("a loop below a group that may have little CPU time is not held back")
+				}
+			}
+			if n := h.heldBack(filepath.Dir(path)); n != 0 {
+				t.Errorf("the group above: %d", n)
+			}
+		})
+	}
+}
+
 // eatTooMuch lets a process be killed for its memory in the group.
 func eatTooMuch(t *testing.T, h host, path string) {
 	t.Helper()

@@ -78,6 +78,22 @@ func Of(pid int) (string, error) {
 	return "", fmt.Errorf("cannot find the cgroup of process %d: the host has no v2 hierarchy", pid)
 }
 
+// HeldBack counts how often the kernel has made processes of the group wait
+// for a limit of CPU time or memory, the group's own or one above it. Of memory
+// v1 does not tell.
+func HeldBack(path string) uint64 { return local().heldBack(path) }
+
+func (h host) heldBack(path string) (n uint64) {
+	for path = filepath.Join("/", path); path != "/"; path = filepath.Dir(path) {
+		for _, dir := range h.paths(path) {
+			throttled, _ := counter(filepath.Join(dir, "cpu.stat"), "nr_throttled") // absent without its controller
+			high, _ := counter(filepath.Join(dir, "memory.events.local"), "high")
+			n += throttled + high
+		}
+	}
+	return n
+}
+
 // OOMKills counts the processes of the group and those below that the
 // kernel's OOM killer ended. The error of an absent group is os.ErrNotExist.
 func OOMKills(path string) (uint64, error) { return local().oomKills(path) }
