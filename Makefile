@@ -27,6 +27,7 @@ BIN      := bin
 COMPILER := gcc
 CROSS    :=
 SECCOMP  :=
+STATIC   := -static
 ifneq ($(ARCH),$(MACHINE))
 BIN      := bin/$(ARCH)
 TRIPLET_amd64 := x86_64-linux-gnu
@@ -36,12 +37,14 @@ COMPILER := $(TRIPLET)-gcc
 SECCOMP  := $(CACHE)/foreign/$(ARCH)/libseccomp-dev
 CROSS    := CC=$(COMPILER) PKG_CONFIG_LIBDIR=$(CURDIR)/$(SECCOMP)/usr/lib/$(TRIPLET)/pkgconfig \
   PKG_CONFIG_SYSROOT_DIR=$(CURDIR)/$(SECCOMP) PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 PKG_CONFIG_ALLOW_SYSTEM_LIBS=1
+# Go's cache gives what pkg-config said in the first clone that was built, which may be gone.
+STATIC   += -L$(CURDIR)/$(SECCOMP)/usr/lib/$(TRIPLET)
 endif
 
 # The shim is static, because it is executed from a sealed memfd whose file
 # system nobody may rely on, and links as little as libcontainer allows.
 SHIM_TAGS    := seccomp runc_nocriu netgo osusergo
-SHIM_LDFLAGS := -s -w -X main.version=$(VERSION) -extldflags '-static'
+SHIM_LDFLAGS := -s -w -X main.version=$(VERSION) -extldflags '$(STATIC)'
 GO_BUILD     := GOARCH=$(ARCH) $(GO) build -trimpath -buildvcs=false
 
 # Packages that cannot be tested without cgo: the shim and nothing else.
@@ -152,7 +155,7 @@ vet-shim: $(SECCOMP)
 # The shim's tests as a program for ARCH, at OUT, for a guest.
 .PHONY: shim-test
 shim-test: $(SECCOMP)
-	@CGO_ENABLED=1 $(CROSS) GOARCH=$(ARCH) $(GO) test -c -tags "$(SHIM_TAGS)" -ldflags "-s -w -extldflags '-static'" -o $(OUT) ./runtime/shim
+	@CGO_ENABLED=1 $(CROSS) GOARCH=$(ARCH) $(GO) test -c -tags "$(SHIM_TAGS)" -ldflags "-s -w -extldflags '$(STATIC)'" -o $(OUT) ./runtime/shim
 
 .PHONY: test-unit
 test-unit: ## the tests that need neither root nor packages
