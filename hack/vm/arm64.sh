@@ -140,7 +140,7 @@ programs() { # directory: the tests of the packages
 	done
 }
 
-# 0 if the guest has told how the test ended.
+. hack/vm/boot.sh
 boot() {
 	rm -f "$run/said"
 	timeout --foreground -k 5 2400 qemu-system-aarch64 -accel tcg,thread=multi,tb-size=512 -M virt -cpu cortex-a76 -m 3072 -smp 1 \
@@ -152,15 +152,19 @@ boot() {
 		-append 'console=ttyAMA0 loglevel=4 panic=-1 mitigations=off nokaslr cryptomgr.notests' </dev/null
 }
 said() { tr -d '\r' <"$run/said" 2>/dev/null | grep -x "$1"; }
+started() { said started >/dev/null; }
+status() { said '[0-9]*'; }
 
 node() {
 	start
 	image "$run/root/box.tar"
+	pack "$run/initrd"
 	guest
 }
 packages() {
 	start
 	programs "$run/root/tests"
+	pack "$run/initrd"
 	guest
 }
 start() {
@@ -171,21 +175,6 @@ start() {
 	run=$(mktemp -d /tmp/berth-arm64.XXXXXX)
 	trap 'rm -rf "$run"' EXIT
 	mkdir "$run/root"
-}
-guest() {
-	local attempt code status
-	pack "$run/initrd"
-	for attempt in 1 2 3; do
-		code=0
-		boot || code=$?
-		if status=$(said '[0-9]*'); then return "$status"; fi
-		# What had begun is not begun again: it may be what killed the guest.
-		said started >/dev/null && break
-		echo "arm64: boot $attempt died before the test (emulator: $code)" >&2
-	done
-	echo "arm64: the guest gave no exit status (emulator: $code); the end of its console:" >&2
-	tail -n 25 "$run/console.log" >&2
-	return 125
 }
 
 # ----------------------------------------------------------------------------

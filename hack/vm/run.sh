@@ -107,14 +107,7 @@ boot() {
 }
 
 printf '%s\n' "$1" >"$share/command"
-for attempt in 1 2 3; do
-	code=0
-	boot || code=$?
-	if [ -s "$share/status" ]; then exit "$(cat "$share/status")"; fi
-	# What had begun is not begun again: it may be what killed the guest.
-	[ ! -e "$share/started" ] || break
-	echo "vm: boot $attempt died before the command (emulator: $code)" >&2
-done
-echo "vm: the guest gave no exit status (emulator: $code); the end of its console:" >&2
-tail -n 25 "$run/console.log" >&2
-exit 125
+. hack/vm/boot.sh
+started() { [ -e "$share/started" ]; }
+status() { [ -s "$share/status" ] && cat "$share/status"; }
+guest
