@@ -192,7 +192,7 @@ run_packages() {
 		package=$(dirname "${test#/tests/}")
 		if (cd "$(dirname "$test")" && exec ./test -test.v -test.timeout 20m) >/tmp/said 2>&1; then
 			printf 'ok      tests of %s\n' "$package"
-			grep -A1 -e '--- SKIP' /tmp/said
+			grep -B1 -e '--- SKIP' /tmp/said
 		else
 			failed=1
 			printf 'FAILED  tests of %s\n' "$package"
