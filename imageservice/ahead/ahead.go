@@ -76,6 +76,8 @@ func (a *Reader) run() {
 }
 
 // fill reads until buf is full or the source ends, with the source's own error.
+// io.ReadFull would call an end in the middle ErrUnexpectedEOF, which is what a
+// torn source says.
 func fill(r io.Reader, buf []byte) (n int, err error) {
 	for n < len(buf) && err == nil {
 		var k int
