@@ -3,6 +3,7 @@ module github.com/berth-runtime/berth
 go 1.26.3
 
 require (
+	github.com/containerd/containerd/api v1.11.1
 	github.com/containerd/nri v0.12.5
 	github.com/containernetworking/cni v1.3.1
 	github.com/coreos/go-systemd/v22 v22.7.0

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,10 +23,11 @@ func importVerb(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import --from docker|containerd|podman [NAME...]",
 		Short: "Take images over from docker, containerd or podman on this machine",
-		Long: "Take images over from another engine on this machine, by its own program (docker, ctr or podman), which\n" +
-			"must be able to reach its store; what its environment says holds (DOCKER_HOST, CONTAINERD_ADDRESS,\n" +
-			"CONTAINERS_STORAGE_CONF). Without names all are taken that have a tag. An image is streamed, and\n" +
-			"keeps its id and its name; one that is here already is only named. There they stay as they are.",
+		Long: "Take images over from another engine on this machine, by its own program (docker or podman), which must\n" +
+			"be able to reach its store, or by containerd's socket; what its environment says holds (DOCKER_HOST,\n" +
+			"CONTAINERS_STORAGE_CONF, CONTAINERD_ADDRESS). Without names all are taken that have a tag. An image is\n" +
+			"streamed, and keeps its id and its name; one that is here already is only named. There they stay as\n" +
+			"they are.",
 		Example: examples("berth import --from containerd", "berth import --from docker nginx:1.29 team/app:2"),
 	}
 	cmd.Flags().StringVar(&from, "from", "", "the engine: docker, containerd or podman")
@@ -56,28 +58,46 @@ func importVerb(c *cli) *cobra.Command {
 	})
 }
 
-// engine is another one, by its program.
+// engine is another one.
 type engine struct {
 	name   string
-	list   []string // prints "ID\tREFERENCE" lines, or references
-	export func(ctx context.Context, ref string) ([]string, error)
+	images func(ctx context.Context) ([]foreignImage, error) // all that it has
+	export func(ctx context.Context, ref string) (*exported, error)
+}
+
+// exported is an archive that an engine writes.
+type exported struct {
+	io.Reader
+	// end waits until the engine has ended, and tells why that was no success.
+	// What the end of ctx has ended is no failure of the engine.
+	end func() error
 }
 
 func engineCalled(name, namespace string) (*engine, error) {
-	const format = "{{.ID}}\t{{.Repository}}:{{.Tag}}"
 	switch name {
 	case "docker":
-		return &engine{name: name, list: []string{"docker", "images", "--no-trunc", "--format", format},
-			export: func(_ context.Context, ref string) ([]string, error) { return []string{"docker", "save", ref}, nil }}, nil
+		return program(name, func(_ context.Context, ref string) ([]string, error) { return []string{name, "save", ref}, nil }), nil
 	case "podman":
-		return &engine{name: name, list: []string{"podman", "images", "--no-trunc", "--format", format}, export: podmanExport}, nil
+		return program(name, podmanExport), nil
 	case "containerd":
-		return &engine{name: name, list: []string{"ctr", "--namespace", namespace, "images", "list", "--quiet"},
-			export: func(_ context.Context, ref string) ([]string, error) {
-				return []string{"ctr", "--namespace", namespace, "images", "export", "-", ref}, nil
-			}}, nil
+		return engineContainerd(namespace), nil
 	}
 	return nil, &problem{what: fmt.Sprintf("cannot import from %q", name), why: "it is no engine that is known", do: "choose --from docker, containerd or podman"}
+}
+
+// program is an engine by its own program, which export has the arguments of.
+func program(name string, export func(ctx context.Context, ref string) ([]string, error)) *engine {
+	return &engine{name: name,
+		images: func(ctx context.Context) ([]foreignImage, error) {
+			return listed(ctx, name, "images", "--no-trunc", "--format", "{{.ID}}\t{{.Repository}}:{{.Tag}}")
+		},
+		export: func(ctx context.Context, ref string) (*exported, error) {
+			argv, err := export(ctx, ref)
+			if err != nil {
+				return nil, err
+			}
+			return execute(ctx, fmt.Sprintf("cannot import %s from %s", ref, name), argv)
+		}}
 }
 
 // podmanExport keeps the form that the image has there: the other one has
@@ -105,18 +125,16 @@ func (i foreignImage) untagged() bool {
 	return i.ref == "" || strings.Contains(i.ref, "<none>") || strings.Contains(i.ref, "@") || strings.HasPrefix(i.ref, "sha256:")
 }
 
-// images are all that the engine has.
-func (e *engine) images(ctx context.Context) ([]foreignImage, error) {
-	out, err := said(ctx, e.list...)
+// listed are the images of which a program tells, by "ID\tREFERENCE" lines.
+func listed(ctx context.Context, argv ...string) ([]foreignImage, error) {
+	out, err := said(ctx, argv...)
 	if err != nil {
 		return nil, err
 	}
 	var all []foreignImage
 	for line := range strings.Lines(out) {
-		id, ref, ok := strings.Cut(strings.TrimSpace(line), "\t")
-		if !ok {
-			id, ref = "", id
-		} else if !strings.HasPrefix(id, "sha256:") {
+		id, ref, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		if !strings.HasPrefix(id, "sha256:") {
 			id = "sha256:" + id
 		}
 		if ref != "" && !slices.ContainsFunc(all, func(i foreignImage) bool { return i.ref == ref }) {
@@ -155,38 +173,25 @@ func (c *cli) importOne(ctx context.Context, cl *client, e *engine, i foreignIma
 			return nil
 		}
 	}
-	argv, err := e.export(ctx, i.ref)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the engine if the store has had enough
+	archive, err := e.export(ctx, i.ref)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends the program if the store has had enough
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	complaint := &tail{}
-	cmd.Stderr = complaint
-	stream, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		return noEngine(argv, err)
-	}
-	counted := &counter{r: stream}
+	counted := &counter{r: archive}
 	stop := c.showCount(i.ref, counted)
 	res, lerr := cl.admin.Load(ctx, counted)
 	if lerr != nil {
 		cancel()
 	}
-	_, _ = io.Copy(io.Discard, stream) // what an archive has after its end
-	werr := cmd.Wait()
+	eerr := archive.end()
 	stop()
 	switch {
-	case werr != nil && complaint.String() != "":
-		return &problem{what: "cannot " + what, why: complaint.String(), do: "try by hand: " + strings.Join(argv, " ") + " >image.tar"}
+	case eerr != nil:
+		return eerr
 	case lerr != nil:
 		return cannot(lerr, "%s", what)
-	case werr != nil:
-		return &problem{what: "cannot " + what, why: werr.Error(), do: "try by hand: " + strings.Join(argv, " ") + " >image.tar"}
 	case len(res.IDs) != 1:
 		return &problem{what: "cannot " + what, why: fmt.Sprintf("the archive has %d images", len(res.IDs)), do: "name an image, not several"}
 	}
@@ -198,6 +203,28 @@ func (c *cli) importOne(ctx context.Context, cl *client, e *engine, i foreignIma
 	}
 	fmt.Fprintf(c.out, "%s: %s (%s)\n", familiar(i.ref), short(res.IDs[0], false), size(uint64(counted.n.Load())))
 	return nil
+}
+
+// execute has a program of an engine write an archive.
+func execute(ctx context.Context, what string, argv []string) (*exported, error) {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	complaint := &tail{}
+	cmd.Stderr = complaint
+	stream, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return nil, noEngine(argv, err)
+	}
+	return &exported{stream, func() error {
+		_, _ = io.Copy(io.Discard, stream) // what an archive has after its end
+		err := cmd.Wait()
+		if err == nil || complaint.String() == "" && ctx.Err() != nil {
+			return nil
+		}
+		return &problem{what: what, why: cmp.Or(complaint.String(), err.Error()), do: "try by hand: " + strings.Join(argv, " ") + " >image.tar"}
+	}}, nil
 }
 
 // said runs a program of an engine and returns what it prints.
