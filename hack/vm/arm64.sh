@@ -143,7 +143,8 @@ programs() { # directory: the tests of the packages
 . hack/vm/boot.sh
 boot() {
 	rm -f "$run/said"
-	timeout --foreground -k 5 2400 qemu-system-aarch64 -accel tcg,thread=multi,tb-size=512 -M virt -cpu cortex-a76 -m 3072 -smp 1 \
+	# -icount: time there is what it has computed and slept, whatever else this machine does, so that no deadline passes too soon.
+	timeout --foreground -k 5 2400 qemu-system-aarch64 -accel tcg,thread=single,tb-size=512 -icount shift=0,sleep=off -M virt -cpu cortex-a76 -m 3072 -smp 1 \
 		-nodefaults -no-user-config -no-reboot -display none -chardev "file,id=console,path=$run/console.log" -serial chardev:console \
 		-device virtio-serial-pci \
 		-chardev stdio,id=output,signal=off -device virtconsole,chardev=output \
