@@ -214,7 +214,7 @@ test-selinux: bin $(CACHE)/crictl ## labels where SELinux enforces a policy, in 
 	@hack/vm/selinux.sh
 
 .PHONY: test-arm64
-test-arm64: ## binaries and package for arm64, units' tests under emulation, a node in an arm64 guest (root)
+test-arm64: ## binaries and package for arm64, units' tests under emulation, a node and packages' tests in arm64 guests (root)
 	@hack/setup.sh --quiet arm64 vm-arm64
 	@$(MAKE) --no-print-directory ARCH=arm64 bin package vet-shim
 	@hack/vm/arm64.sh
@@ -235,7 +235,7 @@ kubelet-smoke: kube-programs ## a handful of these tests
 	$(KUBE_TEST) -short -run '^Test(Standalone|DeletedMeanwhile|Readiness|Exec|PortForward|Logs|GracefulDeletion)$$' ./hack/kube/...
 
 .PHONY: test-all
-test-all: test crash critest kubelet soak example test-vm test-package test-node test-checkpoint test-selinux ## everything there is (root)
+test-all: test crash critest kubelet soak example test-vm test-package test-node test-checkpoint test-selinux test-arm64 ## everything there is (root)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each (10s)
