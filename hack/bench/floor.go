@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bufio"
+	stdgzip "compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -28,11 +29,20 @@ const room = "\x28\xb5\x2f\xfd\x00\x6a\x01\x00\x00"
 // floorVerb makes this program the child that a floor is measured in.
 const floorVerb = "floor"
 
+// decoders are what a floor decompresses with.
+type decoders string
+
+// The decoders.
+const (
+	berths decoders = "berth's" // the libraries that berth has, set as there
+	usual  decoders = "usual"   // Go's own gzip, and zstd without settings
+)
+
 // floor measures what no pull of these layers can do without: reading them,
 // decompression, SHA-256 of blob and tar, and plain file writes, layers side
-// by side, with the libraries that berth has, set as there. No network, no
-// metadata beside name and content, nothing made durable.
-func floor(ctx context.Context, dir string, s subject) (figures, error) {
+// by side. No network, no metadata beside name and content, nothing made
+// durable.
+func floor(ctx context.Context, dir string, s subject, by decoders) (figures, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return figures{}, err
@@ -40,7 +50,7 @@ func floor(ctx context.Context, dir string, s subject) (figures, error) {
 	if err := os.RemoveAll(dir); err != nil {
 		return figures{}, err
 	}
-	args := []string{floorVerb, dir}
+	args := []string{floorVerb, dir, string(by)}
 	for _, b := range s.blobs {
 		args = append(args, b.path+"="+b.Digest.Hex+"="+b.DiffID.Hex)
 	}
@@ -56,7 +66,7 @@ func floor(ctx context.Context, dir string, s subject) (figures, error) {
 }
 
 // runFloor is the child: it writes the layers below dir.
-func runFloor(dir string, layers []string) error {
+func runFloor(dir string, by decoders, layers []string) error {
 	var wait sync.WaitGroup
 	errs := make([]error, len(layers))
 	for n, l := range layers {
@@ -66,14 +76,14 @@ func runFloor(dir string, layers []string) error {
 				errs[n] = errors.New("each layer is PATH=DIGEST=DIFFID")
 				return
 			}
-			errs[n] = floorLayer(filepath.Join(dir, fmt.Sprint(n)), fields[0], fields[1], fields[2])
+			errs[n] = floorLayer(filepath.Join(dir, fmt.Sprint(n)), by, fields[0], fields[1], fields[2])
 		})
 	}
 	wait.Wait()
 	return errors.Join(errs...)
 }
 
-func floorLayer(dir, path, digest, diffID string) error {
+func floorLayer(dir string, by decoders, path, digest, diffID string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -81,16 +91,7 @@ func floorLayer(dir, path, digest, diffID string) error {
 	defer f.Close()
 	sum, diff := sha256.New(), sha256.New()
 	packed := bufio.NewReaderSize(io.TeeReader(f, sum), 256<<10)
-	magic, err := packed.Peek(2)
-	if err != nil {
-		return err
-	}
-	var plain io.Reader
-	if magic[0] == 0x1f {
-		plain, err = gzip.NewReader(packed)
-	} else {
-		plain, err = zstd.NewReader(io.MultiReader(strings.NewReader(room), packed), zstd.WithDecoderConcurrency(1))
-	}
+	plain, err := by.open(packed)
 	if err != nil {
 		return err
 	}
@@ -108,6 +109,24 @@ func floorLayer(dir, path, digest, diffID string) error {
 		return fmt.Errorf("%s is not what it was: remove its directory", path)
 	}
 	return nil
+}
+
+// open reads what is compressed with gzip or zstd.
+func (d decoders) open(packed *bufio.Reader) (io.Reader, error) {
+	magic, err := packed.Peek(2)
+	if err != nil {
+		return nil, err
+	}
+	zipped := magic[0] == 0x1f
+	switch {
+	case zipped && d == berths:
+		return gzip.NewReader(packed)
+	case zipped:
+		return stdgzip.NewReader(packed)
+	case d == berths:
+		return zstd.NewReader(io.MultiReader(strings.NewReader(room), packed), zstd.WithDecoderConcurrency(1))
+	}
+	return zstd.NewReader(packed)
 }
 
 func floorFiles(dir string, plain io.Reader) error {

@@ -38,8 +38,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench needs root. Run: sudo make bench")
 		os.Exit(1)
 	}
-	if len(os.Args) > 2 && os.Args[1] == floorVerb {
-		if err := runFloor(os.Args[2], os.Args[3:]); err != nil {
+	if len(os.Args) > 3 && os.Args[1] == floorVerb {
+		if err := runFloor(os.Args[2], decoders(os.Args[3]), os.Args[4:]); err != nil {
 			fmt.Fprintln(os.Stderr, "floor:", err)
 			os.Exit(1)
 		}

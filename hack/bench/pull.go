@@ -133,18 +133,23 @@ func compare(ctx context.Context, host, dir string, s subject, pullers []puller,
 	if _, err := testimage.Push(ctx, ref, img); err != nil {
 		return err
 	}
-	got := make([][]figures, len(pullers)+1)
-	for range rounds {
-		f, err := floor(ctx, dir, s)
-		if err != nil {
-			return err
-		}
-		got[0] = append(got[0], f)
-		for n, p := range pullers {
-			if f, err = p.pull(ctx, ref); err != nil {
-				return fmt.Errorf("%s: %w", p.name, err)
+	floors := []decoders{berths, usual}
+	got := make([][]figures, len(floors)+len(pullers))
+	for round := range rounds {
+		for n, by := range floors {
+			f, err := floor(ctx, dir, s, by)
+			if err != nil {
+				return err
 			}
-			got[n+1] = append(got[n+1], f)
+			got[n] = append(got[n], f)
+		}
+		for n := range pullers {
+			n = (n + round) % len(pullers) // who comes first finds less in caches
+			f, err := pullers[n].pull(ctx, ref)
+			if err != nil {
+				return fmt.Errorf("%s: %w", pullers[n].name, err)
+			}
+			got[len(floors)+n] = append(got[len(floors)+n], f)
 		}
 	}
 	packed, plain := s.bytes()
@@ -153,9 +158,11 @@ func compare(ctx context.Context, host, dir string, s subject, pullers []puller,
 	base := median(got[0])
 	for n, fs := range got {
 		f := median(fs)
-		name, resident := "floor", "-"
-		if n > 0 {
-			name, resident = pullers[n-1].name, mebi(f.peak)
+		var name, resident string
+		if n < len(floors) {
+			name, resident = "floor, "+string(floors[n])+" decoders", "-"
+		} else {
+			name, resident = pullers[n-len(floors)].name, mebi(f.peak)
 		}
 		fmt.Printf("  %-28s %10s %10s %10s %12.2f %12.2f\n", name, f.wall.Round(10*time.Millisecond), f.cpu.Round(10*time.Millisecond),
 			resident, f.wall.Seconds()/base.wall.Seconds(), f.cpu.Seconds()/base.cpu.Seconds())
