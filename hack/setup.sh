@@ -46,7 +46,7 @@ needs() {
 		gives directories to guests|qemu-system-common|test -x /usr/lib/qemu/virtiofsd -o -x /usr/libexec/virtiofsd
 		lists of a kernel's modules|kmod|command -v depmod || test -x /usr/sbin/depmod
 		unpacks modules|xz-utils|command -v xz
-		makes a root with systemd|debootstrap|command -v debootstrap || test -x /usr/sbin/debootstrap
+		makes a root with systemd, or SELinux|debootstrap|command -v debootstrap || test -x /usr/sbin/debootstrap
 	LIST
 	[ -z "$vm_arm64" ] || cat <<-'LIST'
 		the emulator of arm64|qemu-system-arm|command -v qemu-system-aarch64

@@ -2,13 +2,16 @@
 # Makes what a guest boots from, out of Debian's packages, below hack/.cache/vm:
 #
 #   kernel/    a cgroup v2 kernel with its modules (34 MB fetched, once)
-#   systemd/   a root with systemd as process 1, AppArmor and D-Bus (fetched
-#              and unpacked by debootstrap, once); only where it is asked for
+#   systemd/   a root with systemd as process 1, AppArmor and D-Bus
+#   selinux/   a root with Debian's policy, of which selinux/root.sh makes an image
+#
+# A root is fetched and unpacked by debootstrap, once, and only where it is asked
+# for. Its list of packages stays beside it, as ROOT.packages.
 #
 # Nothing of it is installed on the machine but the emulator and the tools that
 # hack/setup.sh names. Idempotent.
 #
-# usage: hack/vm/prepare.sh [systemd]
+# usage: hack/vm/prepare.sh [systemd|selinux]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 want=${1:-}
@@ -33,21 +36,18 @@ trap 'rm -rf --one-file-system "$work"' EXIT
 metapackages=(linux-image-6.12-cloud-amd64 linux-image-cloud-amd64)
 
 if [ ! -e "$cache/kernel/vmlinuz" ]; then
-	find_package() {
-		for meta in "${metapackages[@]}"; do
-			package=$(apt-cache depends "$meta" 2>/dev/null | awk '/Depends: linux-image/ { print $2; exit }')
-			[ -z "$package" ] || return 0
-		done
-		return 1
-	}
-	find_package || { apt-get update -q >/dev/null && find_package; } || true
-	[ -n "$package" ] || die "apt knows none of: ${metapackages[*]}. Is its list of packages there? (apt-get update)"
-	echo "vm: fetching $package"
-	(cd "$work" && apt-get -q -o APT::Sandbox::User=root download "$package" >/dev/null && dpkg-deb -x linux-image-*.deb .)
+	tree=''
+	for package in "${metapackages[@]}"; do
+		if hack/foreign.sh amd64 "$package"; then
+			mv "hack/.cache/foreign/amd64/$package" "$work/package"
+			tree=$work/package
+			break
+		fi
+	done
+	[ -n "$tree" ] || die "there is no kernel for the guest: see apt's words above, for ${metapackages[*]}"
 	mkdir "$work/kernel"
-	mv "$work"/boot/vmlinuz-* "$work/kernel/vmlinuz"
-	tree=$work
-	[ -d "$work/lib/modules" ] || tree=$work/usr # Debian 13
+	mv "$tree"/boot/vmlinuz-* "$work/kernel/vmlinuz"
+	[ -d "$tree/lib/modules" ] || tree=$tree/usr # Debian 13
 	# Unpacked here: under emulation each module would take its time at each boot.
 	find "$tree/lib/modules" -name '*.ko.xz' -print0 | xargs -0 -r -n 64 -P "$(nproc)" xz -d
 	find "$tree/lib/modules" -name '*.ko.zst' -print0 | xargs -0 -r -n 64 -P "$(nproc)" zstd -q -d --rm
@@ -57,21 +57,27 @@ if [ ! -e "$cache/kernel/vmlinuz" ]; then
 	mv "$work/kernel" "$cache/kernel"
 fi
 
-# What the tests use inside, beside what they bring along. A root with other
-# packages is of an earlier list.
-inside=systemd,systemd-sysv,dbus,kmod,apparmor,iproute2,nftables,procps,busybox-static,util-linux,mount,docker-registry,sudo
+# What the tests use inside, beside what they bring along.
+inside=kmod,iproute2,nftables,procps,busybox-static,util-linux,mount,docker-registry
+case $want in
+'') exit ;;
+systemd) inside=$inside,systemd,systemd-sysv,dbus,apparmor,sudo ;;
+selinux) inside=$inside,selinux-policy-default,policycoreutils,selinux-utils ;;
+*) die "there is no root called $want: there are systemd and selinux" ;;
+esac
 
-if [ "$want" = systemd ] && [ "$(cat "$cache/systemd.packages" 2>/dev/null)" != "$inside" ]; then
+# A root with other packages is of an earlier list.
+if [ "$(cat "$cache/$want.packages" 2>/dev/null)" != "$inside" ]; then
 	# shellcheck source=/dev/null
 	. /etc/os-release
-	echo "vm: fetching a root with systemd ($VERSION_CODENAME; a minute or two, once)"
+	echo "vm: fetching a root with $want ($VERSION_CODENAME; a minute or two, once)"
 	# What debootstrap mounts in it ends with the namespace.
-	unshare --mount --propagation private debootstrap --variant=minbase --include="$inside" "$VERSION_CODENAME" "$work/systemd" >"$work/log" 2>&1 || {
+	unshare --mount --propagation private debootstrap --variant=minbase --include="$inside" "$VERSION_CODENAME" "$work/root" >"$work/log" 2>&1 || {
 		tail -n 20 "$work/log" >&2
-		die "cannot make a root with systemd: see debootstrap's words above"
+		die "cannot make a root with $want: see debootstrap's words above"
 	}
-	rm -rf "$work/systemd"/var/cache/apt/archives/*.deb "$work/systemd"/var/lib/apt/lists/*
-	if [ -e "$cache/systemd" ]; then mv "$cache/systemd" "$work/old"; fi
-	mv "$work/systemd" "$cache/systemd"
-	echo "$inside" >"$cache/systemd.packages"
+	rm -rf "$work/root"/var/cache/apt/archives/*.deb "$work/root"/var/lib/apt/lists/*
+	if [ -e "$cache/$want" ]; then mv "$cache/$want" "$work/old"; fi
+	mv "$work/root" "$cache/$want"
+	echo "$inside" >"$cache/$want.packages"
 fi
