@@ -38,7 +38,7 @@ func TestMetricsAreTheKernels(t *testing.T) {
 				}
 				continue
 			}
-			if len(m.Containers) != 1 || m.Containers[0].Container.ID != id || !strings.HasSuffix(m.Containers[0].Cgroup, id) {
+			if len(m.Containers) != 1 || m.Containers[0].Container.ID != id || m.Containers[0].Cgroup != n.group(id) {
 				t.Fatalf("got %+v", m)
 			}
 			for _, metric := range stats.ContainerMetrics() {

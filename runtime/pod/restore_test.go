@@ -131,7 +131,7 @@ func TestRestoreOfAPod(t *testing.T) {
 		b, _ := os.ReadFile(filepath.Join(s.config.LogDirectory, "main.log"))
 		return strings.Contains(string(b), "stdout F revived in ")
 	})
-	if group, err := cgroup.Of(st.Pid); err != nil || !strings.HasSuffix(group, main) {
+	if group, err := cgroup.Of(st.Pid); err != nil || group != n.group(main) {
 		t.Errorf("it is in cgroup %s, %v", group, err)
 	}
 	// CRIU 3.17 forgets it, and so does the stand-in.
