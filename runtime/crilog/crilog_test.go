@@ -491,6 +491,45 @@ func TestUntil(t *testing.T) {
 	}
 }
 
+// TestARotationTakenBackWhileItIsLookedFor is of a follower that has opened the
+// new file of a rotation, which is then taken back: the old file, which it has
+// not read, is not among the rotated ones any more.
+func TestARotationTakenBackWhileItIsLookedFor(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "0.log")
+	entry := func(name string, minute int) {
+		t.Helper()
+		text := fmt.Sprintf("2026-01-02T03:%02d:05.000000000Z stdout F %d\n", minute, minute)
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := follower{path: path, o: Options{Tail: -1}}
+	defer f.close()
+	entry(path, 1)
+	if err := f.begin(); err != nil {
+		t.Fatal(err)
+	}
+	entry(path+".2", 2)
+	entry(path+".new", 3)
+	if err := errors.Join(os.Rename(path, path+".1"), os.Rename(path+".new", path)); err != nil {
+		t.Fatal(err)
+	}
+	head, err := openSegment(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".2", path); err != nil {
+		t.Fatal(err)
+	}
+	if f.next = f.upTo(head); len(f.next) != 0 {
+		t.Errorf("goes on with %d files, the first from %v on", len(f.next), f.next[0].first)
+	}
+	if f.lookAhead(); len(f.next) != 1 || f.next[0].first.Minute() != 2 {
+		t.Errorf("looking again it goes on with %v", f.next)
+	}
+}
+
 // TestFollowManyRotations rotates much faster than the follower looks, and
 // takes some rotations back.
 func TestFollowManyRotations(t *testing.T) {

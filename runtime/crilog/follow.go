@@ -112,9 +112,7 @@ func (f *follower) begin() error {
 			return (head == nil || before(s, head)) && !s.mtime.Before(f.o.Since)
 		})
 		switch {
-		case head != nil && head.first.IsZero() && !head.isAt(f.path):
-			// Rotated when it had been empty: of what was found nothing tells
-			// whether it comes before.
+		case head != nil && head.isStale(f.path):
 			closeSegments(append(f.next, head))
 			continue
 		case head != nil:
@@ -182,13 +180,20 @@ func (f *follower) lookAhead() {
 	if err != nil {
 		return
 	}
-	f.next = append(rotated(f.path, func(s *segment) bool {
+	f.next = f.upTo(head)
+}
+
+// upTo gives the files that come after cur, head the last of them; none if
+// that cannot be told.
+func (f *follower) upTo(head *segment) []*segment {
+	next := append(rotated(f.path, func(s *segment) bool {
 		return s.id != f.cur.id && s.first.After(f.last) && before(s, head)
 	}), head)
-	if head.first.IsZero() && !head.isAt(f.path) {
-		closeSegments(f.next) // as in begin
-		f.next = nil
+	if head.isStale(f.path) {
+		closeSegments(next)
+		return nil
 	}
+	return next
 }
 
 // advance goes on to the next file, if there is one.

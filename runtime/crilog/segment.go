@@ -90,6 +90,15 @@ func openSegment(path string) (*segment, error) {
 	return s, nil
 }
 
+// isStale tells whether what was found since s was opened at path may not be all
+// that comes before it. It was rotated when it had been empty: then nothing
+// tells whether a file comes before. Or its rotation was taken back, so that it
+// has no name any more and the file before it is at path (see Writer.recall).
+func (s *segment) isStale(path string) bool {
+	_, linked, err := identify(s.f)
+	return err == nil && !linked || s.first.IsZero() && !s.isAt(path)
+}
+
 // readFirst finds the time of the first entry. A file whose beginning is none
 // is as good as one without entries.
 func (s *segment) readFirst() error {
