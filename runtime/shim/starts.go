@@ -7,16 +7,15 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-
-	"golang.org/x/sys/unix"
 )
 
 // starts knows which children are ours to wait for.
 //
 // libcontainer's init is cloned by a helper with CLONE_PARENT, so a start that
-// fails early leaves a zombie child whose pid nobody was told. Such a zombie
-// is recognised when no start is under way: it is then a child that nobody
-// waits for.
+// fails early leaves a child whose pid nobody was told. Such a child is
+// recognised when no start is under way: it is then one that nobody waits for.
+// It may live yet, as what a killed container takes along ends in its own time;
+// unreaped, it would keep the container's init from ending.
 type starts struct {
 	mu    sync.Mutex
 	n     int              // guarded by mu; starts under way
@@ -68,9 +67,18 @@ func (s *starts) reaped(pid int) {
 
 func (s *starts) reapLocked() {
 	for _, pid := range childrenOf(os.Getpid()) {
-		if _, ours := s.pids[pid]; !ours {
-			_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+		if _, ours := s.pids[pid]; ours {
+			continue
 		}
+		s.pids[pid] = struct{}{}
+		stray, err := os.FindProcess(pid) // a child, so no other can have its pid
+		if err != nil {
+			continue
+		}
+		go func() {
+			_, _ = stray.Wait()
+			s.reaped(pid)
+		}()
 	}
 }
 
