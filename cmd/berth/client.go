@@ -37,23 +37,20 @@ func connect(ctx context.Context, socket string) (*client, error) {
 		return nil, err
 	}
 	met := &atomic.Int64{}
-	conn, err := grpc.NewClient("passthrough:///"+socket,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithAuthority("berth"),
-		grpc.WithContextDialer(func(ctx context.Context, path string) (net.Conn, error) {
-			var d net.Dialer
-			conn, err := d.DialContext(ctx, "unix", path)
+	conn, err := grpcAt(socket, "berth",
+		func(ctx context.Context, socket string) (net.Conn, error) {
+			conn, err := dial(ctx, socket)
 			if err == nil {
 				met.Add(1)
 			}
 			return conn, err
-		}),
+		},
 		// gRPC's own pace is for networks; this daemon is back within a second.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, MaxDelay: time.Second},
 			MinConnectTimeout: 5 * time.Second,
 		}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(maxMessage)))
 	if err != nil {
 		return nil, cannot(err, "reach the daemon at %s", socket)
 	}
@@ -66,11 +63,22 @@ func connect(ctx context.Context, socket string) (*client, error) {
 	}, nil
 }
 
+// dial opens a connection to a socket of this machine.
+func dial(ctx context.Context, socket string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "unix", socket)
+}
+
+// grpcAt speaks gRPC over such connections, which dial makes as they are needed.
+func grpcAt(socket, authority string, dial func(context.Context, string) (net.Conn, error), more ...grpc.DialOption) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///"+socket, append(more,
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority(authority),
+		grpc.WithContextDialer(dial), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))...)
+}
+
 func (cl *client) close() { _ = cl.conn.Close() }
 
 func knock(ctx context.Context, socket string) error {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", socket)
+	conn, err := dial(ctx, socket)
 	if err == nil {
 		return conn.Close()
 	}

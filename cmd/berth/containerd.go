@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path"
 	"slices"
@@ -20,9 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
@@ -48,16 +45,12 @@ func engineContainerd(namespace string) *engine {
 
 // connect tells at once of a socket where nobody listens.
 func (d *containerd) connect(ctx context.Context) error {
-	dial := func(ctx context.Context, path string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", path)
-	}
 	conn, err := dial(ctx, d.socket)
 	if err != nil {
 		return &problem{what: "cannot reach containerd", why: err.Error(), do: "see that it runs, and that you may use its socket; another one: $CONTAINERD_ADDRESS"}
 	}
 	_ = conn.Close()
-	to, err := grpc.NewClient("passthrough:///"+d.socket, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority("localhost"),
-		grpc.WithContextDialer(dial), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
+	to, err := grpcAt(d.socket, "localhost", dial)
 	if err != nil {
 		return cannot(err, "reach containerd")
 	}
