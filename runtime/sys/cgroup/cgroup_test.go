@@ -148,62 +148,64 @@ func TestKillFrozen(t *testing.T) {
 }
 
 func TestOOMKills(t *testing.T) {
-	for name, h := range hosts(t) {
-		t.Run(name, func(t *testing.T) {
-			if !h.controls("memory") {
-				t.Skip("this hierarchy has no memory controller: make test-vm has")
-			}
-			path := fresh(t, h)
-			if _, err := h.oomKills(path); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("absent group: %v, want %v", err, os.ErrNotExist)
-			}
-			if err := h.create(path + "/below"); err != nil {
-				t.Fatal(err)
-			}
-			if n, err := h.oomKills(path); err != nil || n != 0 {
-				t.Fatalf("before: %d, %v", n, err)
-			}
-			eatTooMuch(t, h, path+"/below")
-			if n, err := h.oomKills(path); err != nil || n == 0 {
-				t.Errorf("after: %d, %v", n, err)
-			}
-		})
-	}
+	withController(t, "memory", func(t *testing.T, h host, path string) {
+		if _, err := h.oomKills(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("absent group: %v, want %v", err, os.ErrNotExist)
+		}
+		if err := h.create(path + "/below"); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := h.oomKills(path); err != nil || n != 0 {
+			t.Fatalf("before: %d, %v", n, err)
+		}
+		eatTooMuch(t, h, path+"/below")
+		if n, err := h.oomKills(path); err != nil || n == 0 {
+			t.Errorf("after: %d, %v", n, err)
+		}
+	})
 }
 
 func TestHeldBack(t *testing.T) {
+	withController(t, "cpu", func(t *testing.T, h host, path string) {
+		if err := h.create(path + "/below"); err != nil {
+			t.Fatal(err)
+		}
+		dir, limit, little := filepath.Join(h.root, path), "cpu.max", "1000 100000"
+		if !h.unified() {
+			dir, limit, little = filepath.Join(h.root, "cpu", path), "cpu.cfs_quota_us", "1000"
+		}
+		cmd := exec.Command("sh", "-c", fmt.Sprintf("echo $$ > %s/below/cgroup.procs; while :; do :; done", dir))
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		if n := h.heldBack(path + "/below"); n != 0 {
+			t.Errorf("without a limit: %d", n)
+		}
+		if err := writeFile(filepath.Join(dir, limit), little); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(time.Minute); h.heldBack(path+"/below") == 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("a loop below a group that may have little CPU time is not held back")
+			}
+		}
+		if n := h.heldBack(filepath.Dir(path)); n != 0 {
+			t.Errorf("the group above: %d", n)
+		}
+	})
+}
+
+// withController runs a test, for a group that is not there yet, in each
+// hierarchy that has the controller.
+func withController(t *testing.T, controller string, test func(t *testing.T, h host, path string)) {
+	t.Helper()
 	for name, h := range hosts(t) {
 		t.Run(name, func(t *testing.T) {
-			if !h.controls("cpu") {
-				t.Skip("this hierarchy has no cpu controller: make test-vm has")
+			if !h.controls(controller) {
+				t.Skipf("this hierarchy has no %s controller: make test-vm has", controller)
 			}
-			path := fresh(t, h)
-			if err := h.create(path + "/below"); err != nil {
-				t.Fatal(err)
-			}
-			dir, limit, little := filepath.Join(h.root, path), "cpu.max", "1000 100000"
-			if !h.unified() {
-				dir, limit, little = filepath.Join(h.root, "cpu", path), "cpu.cfs_quota_us", "1000"
-			}
-			cmd := exec.Command("sh", "-c", fmt.Sprintf("echo $$ > %s/below/cgroup.procs; while :; do :; done", dir))
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-			if n := h.heldBack(path + "/below"); n != 0 {
-				t.Errorf("without a limit: %d", n)
-			}
-			if err := writeFile(filepath.Join(dir, limit), little); err != nil {
-				t.Fatal(err)
-			}
-			for end := time.Now().Add(time.Minute); h.heldBack(path+"/below") == 0; time.Sleep(time.Millisecond) {
-				if time.Now().After(end) {
-					t.Fatal("a loop below a group that may have little CPU time is not held back")
-				}
-			}
-			if n := h.heldBack(filepath.Dir(path)); n != 0 {
-				t.Errorf("the group above: %d", n)
-			}
+			test(t, h, fresh(t, h))
 		})
 	}
 }
